@@ -1,0 +1,197 @@
+"""The loop: runs a plan with a solver, a model call and what the network remembers, one event after the other.
+
+It knows nothing of a model family: which tokens a call computes is between the network's memory and its adapter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .events import CallEvent, ChunkEvent, Decision, Event, Pass
+from .noise import chunk_noise
+from .plan import Call, Part, Plan, Window
+from .solvers import Solver, make_solver
+
+ModelCall = Callable[[Call, Tensor], Tensor]
+"""(call, noisy latents ``[B, C, F, H, W]`` of its frames) -> prediction of the clean latents, same shape."""
+
+
+class NetworkMemory(Protocol):
+    """What the loop asks of the network's memory."""
+
+    def begin_window(self) -> None: ...
+    def finish_chunk(self, chunk: int) -> None: ...
+    def take_notes(self) -> tuple[tuple[Pass, ...], tuple[Decision, ...]]: ...
+
+
+@dataclass
+class RunState:
+    """Where a run stands. Stopping after any event and going on with the same state loses nothing.
+
+    Args:
+        video: ``[B, C, F, H, W]`` clean latents so far in model units, zero where not yet made.
+        next_call: index of the call to make next.
+        window: latents of the window in work; its given frames are clean.
+        history: the window's given frames as the network sees them, noised.
+        begun: index of the window in work, -1 before the first.
+        solvers: of the window's chunks, by place.
+    """
+
+    video: Tensor
+    next_call: int = 0
+    window: Tensor | None = None
+    history: Tensor | None = None
+    begun: int = -1
+    solvers: dict[int, Solver] = field(default_factory=dict)
+
+    @classmethod
+    def new(cls, plan: Plan, batch: int, channels: int, height: int, width: int, device: torch.device) -> RunState:
+        """The state before the first call."""
+        return cls(torch.zeros(batch, channels, plan.latent_frames, height, width, device=device))
+
+
+def clean_prediction(call: Call, x: Tensor, velocity: Tensor) -> Tensor:
+    """x0 = x - sigma * v with every part's own sigma, ``[B, C, F, H, W]``."""
+    return x - part_levels(call, x) * velocity
+
+
+def part_levels(call: Call, like: Tensor) -> Tensor:
+    """``[F, 1, 1]`` sigma of every latent frame of a call."""
+    levels = [part.sigma for part in call.parts for _ in range(part.start, part.stop)]
+    return torch.tensor(levels, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+
+
+def window_noise(plan: Plan, window: Window, seed: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """(start noise of the window's frames, noise for its given frames), drawn per chunk from (seed, chunk).
+
+    ``like``: ``[B, C, F, H, W]`` latents that tell batch, channels, size and device.
+    """
+    batch, channels, _, height, width = like.shape
+
+    def draw(index: int, frames: int, full: int, purpose: str) -> Tensor:
+        return chunk_noise(seed, index, batch, channels, frames, height, width, full, purpose).to(like.device)
+
+    given = draw(window.index, window.context, window.context, "history") if window.context else like[:, :, :0]
+    chunks = [
+        draw(chunk.number, chunk.frames, plan.chunk_frames, "start")
+        for chunk in window.chunks
+        if chunk.number is not None
+    ]
+    return torch.cat([torch.zeros_like(given), *chunks], dim=2), given
+
+
+def begin_window(
+    plan: Plan, window: Window, state: RunState, memory: NetworkMemory, noise: Tensor, given_noise: Tensor, given: Tensor
+) -> None:
+    """Lay out a window: start noise behind the given frames, which the network sees noised.
+
+    Args:
+        noise: ``[B, C, window frames, H, W]``.
+        given_noise: ``[B, C, given frames, H, W]``.
+        given: clean latents of the given frames, same shape.
+    """
+    state.window = noise.clone()
+    state.window[:, :, : window.context] = given
+    level = context_level(plan, window)
+    state.history = given * (1.0 - level) + given_noise * level
+    if window.index == 0:
+        state.video[:, :, : window.context] = given
+    state.solvers = {}
+    state.begun = window.index
+    memory.begin_window()
+
+
+def context_level(plan: Plan, window: Window) -> float:
+    """Share of noise in what the network sees of the given frames."""
+    given = {chunk.place for chunk in window.chunks if chunk.number is None}
+    levels = (part.sigma for call in plan.calls_of(window.index) for part in call.parts if part.chunk in given)
+    return next(levels, 0.0)
+
+
+def run_window(
+    plan: Plan,
+    window: Window,
+    state: RunState,
+    memory: NetworkMemory,
+    model_call: ModelCall,
+    solver: str = "unipc",
+    quirks: frozenset[str] = frozenset(),
+) -> Iterator[Event]:
+    """Make the calls of a window that has begun; goes on where ``state`` stands."""
+    for call in plan.calls_of(window.index):
+        if call.index < state.next_call:
+            continue
+        started = time.perf_counter()
+        x = _call_input(call, window, state)
+        x0 = model_call(call, x)
+        finished = [part for part in call.parts if _step(part, call, x, x0, plan, state, solver, quirks)]
+        passes, decisions = memory.take_notes()
+        chunk_events = [_finish(part, window, state, memory) for part in finished]
+        state.next_call = call.index + 1
+        yield CallEvent(call, passes, decisions, time.perf_counter() - started, x0)
+        yield from chunk_events
+
+
+def run(
+    plan: Plan,
+    state: RunState,
+    memory: NetworkMemory,
+    model_call: ModelCall,
+    seed: int,
+    solver: str = "unipc",
+    start: Tensor | None = None,
+) -> Iterator[Event]:
+    """Run a whole plan, later windows going on from the latents before them.
+
+    Args:
+        start: ``[B, C, f, H, W]`` clean latents given at the beginning, if the plan has some.
+    """
+    for window in plan.windows[max(state.begun, 0) :]:
+        if state.begun < window.index:
+            noise, given_noise = window_noise(plan, window, seed, state.video)
+            given = start if window.index == 0 and start is not None else history_latents(window, state.video)
+            begin_window(plan, window, state, memory, noise, given_noise, given)
+        yield from run_window(plan, window, state, memory, model_call, solver)
+
+
+def history_latents(window: Window, video: Tensor) -> Tensor:
+    """The latents before a window that it starts from."""
+    return video[:, :, window.start : window.start + window.context]
+
+
+def _call_input(call: Call, window: Window, state: RunState) -> Tensor:
+    given = state.history[:, :, call.start : call.stop]
+    return torch.cat([given, state.window[:, :, max(call.start, window.context) : call.stop]], dim=2)
+
+
+def _step(
+    part: Part,
+    call: Call,
+    x: Tensor,
+    x0: Tensor,
+    plan: Plan,
+    state: RunState,
+    solver: str,
+    quirks: frozenset[str],
+) -> bool:
+    """Step one part; whether its chunk is now clean."""
+    if part.step < 0:
+        return False
+    stepper = state.solvers.setdefault(part.chunk, make_solver(solver, plan.sigmas, quirks))
+    own = slice(part.start - call.start, part.stop - call.start)
+    state.window[:, :, part.start : part.stop] = stepper.step(x0[:, :, own], x[:, :, own])
+    return part.step == plan.steps - 1
+
+
+def _finish(part: Part, window: Window, state: RunState, memory: NetworkMemory) -> ChunkEvent:
+    memory.finish_chunk(part.chunk)
+    del state.solvers[part.chunk]
+    latents = state.window[:, :, part.start : part.stop].clone()
+    state.video[:, :, window.start + part.start : window.start + part.stop] = latents
+    return ChunkEvent(window.index, window.chunks[part.chunk], latents)

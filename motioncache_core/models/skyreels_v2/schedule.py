@@ -1,0 +1,111 @@
+"""The diffusion-forcing schedule of SkyReels-V2: noise levels, integer timesteps, and who steps in which row.
+
+Source: SkyReels-V2 (arXiv 2504.13074), its public pipeline and FlowUniPC scheduler; facts only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+TRAIN_TIMESTEPS = 1000
+SIGMA_START = float(np.float32(0.999))
+
+
+def sigma_table(steps: int, shift: float) -> tuple[float, ...]:
+    """``steps + 1`` noise levels, falling, the last one 0, as float32 values.
+
+    Levels are spaced evenly from 0.999 and then shifted: s*x / (1 + (s-1)*x).
+    """
+    even = np.linspace(SIGMA_START, 0.0, steps + 1)[:-1]
+    shifted = shift * even / (1.0 + (shift - 1.0) * even)
+    return (*(float(s) for s in shifted.astype(np.float32)), 0.0)
+
+
+def timesteps_of(sigmas: tuple[float, ...]) -> tuple[int, ...]:
+    """Integer timesteps of the noise levels (the last one left out): truncated, not rounded, as the model learnt."""
+    return tuple(int(np.float32(s) * np.float32(TRAIN_TIMESTEPS)) for s in sigmas[:-1])
+
+
+def first_step_index(timesteps: tuple[int, ...], quirks: frozenset[str] = frozenset()) -> int:
+    """Where stepping starts: 0. Quirk ``first_index_skips``: 1 if the first two timesteps are equal."""
+    repeats = len(timesteps) > 1 and timesteps[0] == timesteps[1]
+    return int(repeats and "first_index_skips" in quirks)
+
+
+def chunk_sizes(frames: int, block: int, ready: int = 0, quirks: frozenset[str] = frozenset()) -> tuple[list[int], int]:
+    """Cut a window into chunks: (sizes in latent frames, how many of the leading ones are ready).
+
+    Ready frames form their own chunks, the last of them shorter where they do not fill one; so does the window's
+    end. Quirk ``trailing_frames_dropped`` cuts from frame 0 and leaves out what does not fill a block, quirk
+    ``ready_frames_floored`` counts only whole ready blocks.
+    """
+    if "ready_frames_floored" in quirks or "trailing_frames_dropped" in quirks:
+        whole = frames // block
+        rest = frames - whole * block
+        sizes = [block] * whole
+        if rest and "trailing_frames_dropped" not in quirks:
+            sizes.append(rest)
+        return sizes, ready // block
+    context = _cut(ready, block)
+    return context + _cut(frames - ready, block), len(context)
+
+
+def _cut(frames: int, block: int) -> list[int]:
+    return [min(block, frames - start) for start in range(0, frames, block)]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the schedule: each chunk's position on the ladder and whether it steps in this row.
+
+    A position is the number of steps that have begun: 0 not started, ``i`` at timestep ``i - 1``, ``steps + 1`` clean.
+    """
+
+    positions: tuple[int, ...]
+    steps: tuple[bool, ...]
+    interval: tuple[int, int]
+    """First and one past the last chunk that the base window covers in this row."""
+
+
+def rows(steps: int, chunks: int, ready_chunks: int, ar_step: int, window_chunks: int | None = None) -> list[Row]:
+    """The asynchronous schedule, row by row, until every chunk has made its last step.
+
+    A chunk moves on if its left neighbour was done before this row; otherwise it stays ``ar_step`` positions behind
+    the neighbour's new position. ``ar_step`` 0 moves all together.
+
+    Raises:
+        ValueError: more chunks than ``window_chunks`` at an ``ar_step`` so small that chunks would leave the window
+            before they are clean; the message names the smallest legal value.
+    """
+    window_chunks = chunks if window_chunks is None else window_chunks
+    if window_chunks < chunks and ar_step * window_chunks < steps:
+        nearest = -(-steps // window_chunks)
+        raise ValueError(
+            f"ar_step is {ar_step}; with {chunks} chunks in a window of {window_chunks} and {steps} steps it must be "
+            f"at least {nearest}"
+        )
+    clean = steps + 1
+    before = [clean] * ready_chunks + [0] * (chunks - ready_chunks)
+    end = window_chunks
+    result = []
+    while any(position < steps for position in before):
+        now: list[int] = []
+        for i, old in enumerate(before):
+            follows = i > 0 and before[i - 1] < steps
+            value = now[i - 1] - ar_step if follows else old + 1
+            now.append(min(max(value, 0), clean))
+        moved = tuple(new != old and new != clean for new, old in zip(now, before, strict=True))
+        if end < chunks and moved[end]:
+            end += 1
+        result.append(Row(tuple(now), moved, (max(end - window_chunks, 0), end)))
+        before = now
+    return result
+
+
+def timestep_at(position: int, timesteps: tuple[int, ...]) -> int:
+    """Timestep of a position: 999 before the start, 0 once clean."""
+    if position == 0:
+        return TRAIN_TIMESTEPS - 1
+    return 0 if position > len(timesteps) else timesteps[position - 1]

@@ -1,0 +1,65 @@
+"""From latents to tokens and back, and how tokens of several rows share one sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ...kv_cache import Rows
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of the packed sequence whose tokens attend to the same keys.
+
+    Args:
+        row: row of the batch it belongs to.
+        start, stop: its place in the packed sequence.
+        base: where the row begins in the packed sequence.
+        keys: how many keys it attends to, from the window's (or the row's) first token on.
+        cached: rows of the store that its own keys and values go to; ``None``: they are not stored.
+    """
+
+    row: int
+    start: int
+    stop: int
+    base: int
+    keys: int
+    cached: Rows | None
+
+
+def pad_to_patches(x: Tensor, patch: Sequence[int]) -> Tensor:
+    """Wrap ``[R, C, F, H, W]`` around at the far edges up to whole patches, as ComfyUI's Wan does for odd sizes."""
+    missing = [(-size) % p for size, p in zip(x.shape[-3:], patch, strict=True)]
+    if not any(missing):
+        return x
+    frames, height, width = missing
+    return torch.nn.functional.pad(x, (0, width, 0, height, 0, frames), mode="circular")
+
+
+def unpatchify(tokens: Tensor, grid: tuple[int, int, int], patch: Sequence[int]) -> Tensor:
+    """``[R, L, p1*p2*p3*C]`` head outputs -> ``[R, C, F, H, W]``."""
+    f, h, w = grid
+    p, q, r = patch
+    return rearrange(tokens, "b (f h w) (p q r c) -> b c (f p) (h q) (w r)", f=f, h=h, w=w, p=p, q=q, r=r)
+
+
+def pack_rows(rows: Tensor, chosen: Sequence[Tensor | None]) -> Tensor:
+    """Chosen tokens (indices, or ``None`` for all) of ``[R, L, ...]`` as one ``[N, ...]``."""
+    return torch.cat([row if indices is None else row[indices] for row, indices in zip(rows, chosen, strict=True)])
+
+
+def rotate(x: Tensor, table: Tensor, heads: int) -> Tensor:
+    """Rotary position embedding of ``[1, N, heads * d]``; pairs are neighbouring channels.
+
+    ``table`` is ``[N, 1, d / 2, 2]``, cosines and sines, float32; the rotation is done in that precision.
+    """
+    pairs = rearrange(x, "1 n (h d two) -> n h d two", h=heads, two=2).to(table.dtype)
+    cos, sin = table.unbind(-1)
+    even, odd = pairs.unbind(-1)
+    turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
+    return rearrange(turned, "n h d two -> 1 n (h d two)")

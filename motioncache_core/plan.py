@@ -1,0 +1,163 @@
+"""The plan: every model call of a run, fixed before sampling, as plain data that can be saved and drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["denoise", "context", "refresh"]
+
+
+class PlanError(ValueError):
+    """Settings that cannot be planned; the message names the input, its value and the nearest legal value."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Latent frames of a window that share a place in the schedule.
+
+    Args:
+        place: position in the window, 0 first.
+        start, stop: its latent frames in the window.
+        number: its number in the video, for noise; ``None`` for context (history or a start image).
+    """
+
+    place: int
+    start: int
+    stop: int
+    number: int | None
+
+    @property
+    def frames(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Window:
+    """One stretch of the video that is sampled together.
+
+    Args:
+        start: its first latent frame in the video.
+        frames: its latent frames, the context included.
+        context: leading latent frames that are given, not generated.
+    """
+
+    index: int
+    start: int
+    frames: int
+    context: int
+    chunks: tuple[Chunk, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a call does with one chunk.
+
+    Args:
+        chunk: place of the chunk in the window.
+        start, stop: its latent frames in the window.
+        timestep: noise level as the network wants it.
+        sigma, sigma_next: the solver's levels now and after the step; context: its noise share, refresh: 0.
+        step: number of the solver step, -1 if the chunk is only shown.
+    """
+
+    chunk: int
+    start: int
+    stop: int
+    timestep: int
+    sigma: float
+    sigma_next: float
+    step: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """One pass of the network.
+
+    Args:
+        index: place in the plan.
+        kind: ``denoise`` steps; ``context`` writes keys and values of given frames; ``refresh`` writes those of a
+            clean chunk.
+        window, row: place in the schedule.
+        parts: chunks covered, in order and adjacent. Chunk-wise sampling has one, vanilla sampling all of a window.
+        sigma: noise level that the guider is told.
+        reads: latent frames of the window whose keys and values the last part attends to.
+        writes: whether keys and values are stored.
+        causal: whether a part attends to itself and earlier parts only.
+        prompt: which segment's prompt holds.
+    """
+
+    index: int
+    kind: Kind
+    window: int
+    row: int
+    parts: tuple[Part, ...]
+    sigma: float
+    reads: tuple[int, int]
+    writes: bool
+    causal: bool
+    prompt: int = 0
+
+    @property
+    def start(self) -> int:
+        return self.parts[0].start
+
+    @property
+    def stop(self) -> int:
+        return self.parts[-1].stop
+
+    @property
+    def frames(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole run.
+
+    Args:
+        family: model family that planned it.
+        latent_frames: length of the video.
+        steps: denoising steps of every chunk.
+        sigmas: ``steps + 1`` levels.
+        chunk_frames: latent frames of a full chunk.
+        chunk_wise: one chunk a call with stored keys and values, else the whole window a call.
+        causal: a chunk attends to itself and earlier chunks only.
+        clean_refresh: finished chunks are passed once more, clean.
+    """
+
+    family: str
+    latent_frames: int
+    steps: int
+    sigmas: tuple[float, ...]
+    chunk_frames: int
+    chunk_wise: bool
+    causal: bool
+    clean_refresh: bool
+    windows: tuple[Window, ...]
+    calls: tuple[Call, ...]
+
+    def calls_of(self, window: int) -> list[Call]:
+        return [call for call in self.calls if call.window == window]
+
+    @property
+    def largest_window(self) -> int:
+        """Latent frames of the longest window."""
+        return max(window.frames for window in self.windows)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists, numbers and strings."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Plan:
+        """The plan that :meth:`to_json` described. Raises TypeError or KeyError if it is not one."""
+        windows = tuple(
+            Window(**{**w, "chunks": tuple(Chunk(**c) for c in w["chunks"])}) for w in data["windows"]
+        )
+        calls = tuple(
+            Call(**{**c, "parts": tuple(Part(**p) for p in c["parts"]), "reads": tuple(c["reads"])})
+            for c in data["calls"]
+        )
+        return cls(**{**data, "sigmas": tuple(data["sigmas"]), "windows": windows, "calls": calls})
