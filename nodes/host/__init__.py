@@ -1,0 +1,1 @@
+"""What speaks ComfyUI: nodes call it, the core does not know it."""
