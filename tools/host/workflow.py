@@ -123,14 +123,17 @@ def widget_names(info: dict[str, Any]) -> list[str | None]:
     names: list[str | None] = []
     for group in ("required", "optional"):
         declared = info["input"].get(group, {})
+        uploads = False
         for name in info["input_order"].get(group, declared):
             kind, options = declared[name][0], (declared[name][1:] or [{}])[0]
             if not (isinstance(kind, list) or kind in WIDGET_TYPES) or options.get("forceInput"):
                 continue
             names.append(name)
-            seed = kind == "INT" and name in ("seed", "noise_seed")
-            if options.get("control_after_generate", seed) or any(options.get(upload) for upload in UPLOADS):
+            uploads = uploads or any(options.get(upload) for upload in UPLOADS)
+            if options.get("control_after_generate", kind == "INT" and name in ("seed", "noise_seed")):
                 names.append(None)
+        if uploads:
+            names.append(None)
     return names
 
 
