@@ -30,6 +30,15 @@ FPS_KEYS = (
     "fps_projection.2.bias",
 )
 
+SIZE_KEYS = (
+    "patch_embedding.weight",
+    "text_embedding.0.weight",
+    "time_embedding.0.weight",
+    "blocks.0.ffn.0.weight",
+    "head.head.weight",
+)
+"""The keys that sizes are read from."""
+
 _BLOCK_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 
 Shape = tuple[int, ...]

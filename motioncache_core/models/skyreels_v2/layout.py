@@ -21,6 +21,7 @@ from ...weight_files import WeightFiles, find_weight_files
 from .architecture import (
     FPS_KEYS,
     PLAIN_WAN,
+    SIZE_KEYS,
     ArchitectureConfig,
     ArchitectureError,
     Shape,
@@ -193,6 +194,9 @@ def _some(keys: list[str]) -> str:
 def _checked_config(
     found: WeightFiles, names: Mapping[str, StoredTensor], shapes: Mapping[str, Shape]
 ) -> ArchitectureConfig:
+    sizeless = [_spelled(key, names) for key in SIZE_KEYS if key not in shapes]
+    if sizeless:
+        raise _fail(found, f"lacks {_some(sizeless)}, which tells its size: it is incomplete.")
     try:
         config = ArchitectureConfig.from_shapes(shapes)
     except ArchitectureError as error:
