@@ -87,7 +87,13 @@ def window_noise(plan: Plan, window: Window, seed: int, like: Tensor) -> tuple[T
 
 
 def begin_window(
-    plan: Plan, window: Window, state: RunState, memory: NetworkMemory, noise: Tensor, given_noise: Tensor, given: Tensor
+    plan: Plan,
+    window: Window,
+    state: RunState,
+    memory: NetworkMemory,
+    noise: Tensor,
+    given_noise: Tensor,
+    given: Tensor,
 ) -> None:
     """Lay out a window: start noise behind the given frames, which the network sees noised.
 

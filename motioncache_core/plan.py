@@ -153,9 +153,7 @@ class Plan:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Plan:
         """The plan that :meth:`to_json` described. Raises TypeError or KeyError if it is not one."""
-        windows = tuple(
-            Window(**{**w, "chunks": tuple(Chunk(**c) for c in w["chunks"])}) for w in data["windows"]
-        )
+        windows = tuple(Window(**{**w, "chunks": tuple(Chunk(**c) for c in w["chunks"])}) for w in data["windows"])
         calls = tuple(
             Call(**{**c, "parts": tuple(Part(**p) for p in c["parts"]), "reads": tuple(c["reads"])})
             for c in data["calls"]

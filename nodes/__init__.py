@@ -2,7 +2,15 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-NODES: list[type[io.ComfyNode]] = []
+from . import cache, loaders, preview, prompts, sampling
+
+NODES: list[type[io.ComfyNode]] = [
+    *loaders.NODES,
+    *cache.NODES,
+    *sampling.NODES,
+    *prompts.NODES,
+    *preview.NODES,
+]
 
 
 class MotionCacheExtension(ComfyExtension):

@@ -340,9 +340,7 @@ def _note_passes(
         run.passes.append(Pass(role, stop - start, total, pairs / (stop - start) if stop > start else 0.0))
 
 
-def _keys_values(
-    layer: int, segment: Segment, keys: Tensor, values: Tensor, state: _Forward
-) -> tuple[Tensor, Tensor]:
+def _keys_values(layer: int, segment: Segment, keys: Tensor, values: Tensor, state: _Forward) -> tuple[Tensor, Tensor]:
     """What a segment attends to: the row's own tokens, or the store after its new rows went in."""
     if segment.cached is None:
         span = slice(segment.base, segment.base + segment.keys)

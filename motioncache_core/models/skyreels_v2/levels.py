@@ -16,7 +16,9 @@ def frame_rate_index(fps: float) -> int:
     return 0 if fps == 16 else 1
 
 
-def frame_rate_of_frames(fps: Sequence[int], frames: int, quirks: frozenset[str] = frozenset()) -> list[tuple[int, ...]]:
+def frame_rate_of_frames(
+    fps: Sequence[int], frames: int, quirks: frozenset[str] = frozenset()
+) -> list[tuple[int, ...]]:
     """For every sample the frame-rate index of each latent frame.
 
     Quirk ``fps_wrong_order``: the indices are repeated sample by sample instead of frame by frame.

@@ -1,0 +1,181 @@
+"""What a run computed and what it left out, per chunk and step, in token-forwards, FLOPs and wall-clock."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from .config import CacheConfig
+from .events import CallEvent, Decision
+from .flops import TransformerSize, pass_flops, prompt_flops
+from .plan import Call, Plan
+
+VERSION = 1
+
+
+@dataclass
+class Report:
+    """Collects a run's events.
+
+    Args:
+        plan: of the run.
+        config: of the cache, ``None`` without one.
+        size: for the FLOPs.
+        inactive: why the cache does not act, if it is there and does not.
+        notes: further sentences for the reader.
+    """
+
+    plan: Plan
+    config: CacheConfig | None
+    size: TransformerSize
+    inactive: str | None = None
+    notes: list[str] = field(default_factory=list)
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    _roles: set[Any] = field(default_factory=set)
+    _distances: list[float] = field(default_factory=list)
+    _denoise: Counter[str] = field(default_factory=Counter)
+    _other_tokens: int = 0
+    _flops: Counter[str] = field(default_factory=Counter)
+
+    def add(self, event: CallEvent) -> None:
+        """Take up a call."""
+        call = event.call
+        for made in event.passes:
+            self._roles.add(made.role)
+            done = pass_flops(self.size, made.computed, made.total, made.context)
+            self._flops["done"] += done
+            whole = done if made.computed else 0.0
+            if call.kind == "denoise":
+                whole = pass_flops(self.size, made.total, made.total, _full_context(call, made.total))
+                self._denoise["computed"] += made.computed
+                self._denoise["total"] += made.total
+            else:
+                self._other_tokens += made.computed
+            self._flops["without reuse"] += whole
+        self._distances += [d.distance for d in event.decisions if d.distance is not None]
+        self.calls.append(
+            {
+                "kind": call.kind,
+                "window": call.window,
+                "row": call.row,
+                "chunks": [self._chunk_name(call.window, part.chunk) for part in call.parts],
+                "step": max(part.step for part in call.parts),
+                "timestep": max(part.timestep for part in call.parts),
+                "seconds": round(event.seconds, 4),
+                "branches": [_branch(d) for d in event.decisions],
+                "computed": sum(p.computed for p in event.passes),
+                "total": sum(p.total for p in event.passes),
+            }
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Totals. ``computed fraction`` is the share of the plan's denoising token-forwards that were done."""
+        computed, total = self._denoise["computed"], self._denoise["total"]
+        prompts = prompt_flops(self.size) * len(self._roles - {None})
+        outcomes = Counter(branch["outcome"] for call in self.calls for branch in call["branches"])
+        return {
+            "cache": self.config.granularity if self.config else "none",
+            "computed_fraction": computed / total if total else 1.0,
+            "token_forwards": computed,
+            "token_forwards_without_reuse": total,
+            "token_forwards_context_and_refresh": self._other_tokens,
+            "flops": self._flops["done"] + prompts,
+            "flops_without_reuse": self._flops["without reuse"] + prompts,
+            "seconds": round(sum(call["seconds"] for call in self.calls), 3),
+            "model_calls": len(self.calls),
+            "branch_steps": {name: outcomes[name] for name in ("full", "partial", "reused")},
+            "smallest_distance": min(self._distances, default=None),
+            "largest_distance": max(self._distances, default=None),
+            "nothing_reused_because": self._reason() if computed == total else None,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything: settings, totals, seconds by chunk, one entry a call."""
+        seconds: Counter[str] = Counter()
+        for call in self.calls:
+            if len(call["chunks"]) == 1:
+                seconds[call["chunks"][0]] += call["seconds"]
+        return {
+            "format": "motioncache_report",
+            "version": VERSION,
+            "family": self.plan.family,
+            "sampling": "chunk-wise" if self.plan.chunk_wise else "vanilla",
+            "clean_refresh": self.plan.clean_refresh,
+            "steps": self.plan.steps,
+            "latent_frames": self.plan.latent_frames,
+            "config": _plain_config(self.config),
+            "summary": self.summary(),
+            "notes": self.notes + _approximation(self.plan),
+            "seconds_by_chunk": {name: round(value, 3) for name, value in seconds.items()},
+            "calls": self.calls,
+        }
+
+    def text(self) -> str:
+        """The totals in a few lines for a person."""
+        s = self.summary()
+        steps = s["branch_steps"]
+        lines = [
+            f"{s['model_calls']} model calls in {s['seconds']:.1f} s, {s['flops'] / 1e12:.3g} TFLOPs "
+            f"({s['flops_without_reuse'] / 1e12:.3g} without reuse)",
+            f"computed fraction {s['computed_fraction']:.3f} of {s['token_forwards_without_reuse']} token-forwards",
+        ]
+        if any(steps.values()):
+            lines.append(f"branch steps: {steps['full']} full, {steps['partial']} partial, {steps['reused']} reused")
+        if s["nothing_reused_because"]:
+            lines.append(f"nothing was reused: {s['nothing_reused_because']}")
+        return "\n".join(lines + self.notes + _approximation(self.plan))
+
+    def _chunk_name(self, window: int, place: int) -> str:
+        number = self.plan.windows[window].chunks[place].number
+        return f"context {window}.{place}" if number is None else str(number)
+
+    def _reason(self) -> str:
+        config = self.config
+        if self.inactive:
+            return self.inactive
+        if config is None:
+            return "no MotionCache node is connected"
+        if config.granularity == "off":
+            return "the cache is off"
+        if self.plan.steps <= config.warmup_steps + 1:
+            return (
+                f"warm-up covers all {self.plan.steps} steps of a chunk (warm-up {config.warmup_steps}, and the step "
+                "after it is computed too)"
+            )
+        threshold = max(config.chunk_threshold, config.token_threshold)
+        if threshold <= 0:
+            return f"the threshold is {threshold}; 0 or less computes everything"
+        smallest = min(self._distances, default=0.0)
+        return f"no step's distance stayed below the threshold {threshold:g} (smallest distance {smallest:.4g})"
+
+
+def _full_context(call: Call, total: int) -> float:
+    """Mean number of keys that a token of a call attends to when all its tokens are computed."""
+    per_frame = total / call.frames
+    if call.writes or not call.causal:
+        return call.stop * per_frame if call.writes else total
+    pairs = sum((part.stop - part.start) * (part.stop - call.start) for part in call.parts)
+    return pairs * per_frame / call.frames
+
+
+def _branch(decision: Decision) -> dict[str, Any]:
+    return {
+        "role": "/".join(str(piece) for piece in decision.role),
+        "phase": decision.phase,
+        "outcome": decision.outcome,
+        "computed": decision.computed,
+        "total": decision.total,
+        "distance": decision.distance,
+        "waited": decision.waited,
+    }
+
+
+def _plain_config(config: CacheConfig | None) -> dict[str, Any] | None:
+    return None if config is None else dict(vars(config))
+
+
+def _approximation(plan: Plan) -> list[str]:
+    if not plan.chunk_wise or plan.clean_refresh:
+        return []
+    return ["finished chunks keep the keys and values of their last noisy step (clean refresh is off)"]

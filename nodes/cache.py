@@ -1,0 +1,215 @@
+"""The MotionCache node: hangs settings on a MODEL."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..motioncache_core.config import PRESETS, CacheConfig, ConfigError
+from ..motioncache_core.models.skyreels_v2.policy import COEFFICIENTS_BY_WIDTH
+from .host.model_support import attach_config, why_not_served
+from .host.notify import notify
+from .host.versions import advanced
+
+CUSTOM = "custom"
+AUTO = "auto (by model)"
+DISTANCES = [AUTO, "time embedding", "patch embedding", "table"]
+GRANULARITIES = ["token", "chunk", "step"]
+
+
+class MotionCacheApply(io.ComfyNode):
+    """MODEL -> MODEL with cache settings for the Autoregressive sampler."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        published = CacheConfig()
+        return io.Schema(
+            node_id="MotionCacheApply",
+            display_name="MotionCache",
+            category="MotionCache",
+            description=(
+                "Reuses what did not change: each chunk is recomputed or reused as a whole at first, then token by "
+                "token, moving parts more often than still ones. Acts in the Autoregressive sampler."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="A SkyReels-V2 diffusion-forcing model."),
+                io.Combo.Input(
+                    "preset",
+                    options=[*PRESETS, CUSTOM],
+                    tooltip="Named settings; the knobs below count when this is 'custom'.",
+                ),
+                io.Int.Input(
+                    "warmup_steps",
+                    default=published.warmup_steps,
+                    min=0,
+                    max=1000,
+                    tooltip="Steps of every chunk that are always computed. More = safer, slower.",
+                ),
+                io.Float.Input(
+                    "chunk_threshold",
+                    default=published.chunk_threshold,
+                    min=0.0,
+                    max=10.0,
+                    step=0.001,
+                    round=False,
+                    tooltip="Change a whole chunk may pile up before it is recomputed. Higher = faster, less exact.",
+                ),
+                io.Float.Input(
+                    "token_threshold",
+                    default=published.token_threshold,
+                    min=0.0,
+                    max=10.0,
+                    step=0.001,
+                    round=False,
+                    tooltip="Change a token may pile up before it is recomputed. Higher = faster, softer motion.",
+                ),
+                io.Float.Input(
+                    "motion_floor",
+                    default=published.motion_floor,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Weight of the stillest token, 0 to 1. Lower = still parts are reused longer.",
+                ),
+                io.Float.Input(
+                    "min_update_ratio",
+                    default=published.min_update_ratio,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="If less than this share of a chunk needs work, all waits. Higher = fewer small passes.",
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "granularity",
+                        options=GRANULARITIES,
+                        tooltip="What is decided as one: tokens, whole chunks, or (vanilla sampling) whole steps.",
+                    )
+                ),
+                advanced(
+                    io.Int.Input(
+                        "chunk_phase_updates",
+                        default=published.chunk_phase_updates,
+                        min=0,
+                        max=1000,
+                        tooltip="Recomputed steps a chunk makes before its tokens part. More = steadier, slower.",
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "distance",
+                        options=DISTANCES,
+                        tooltip="What measures a step's change: the timestep (published, 1.3B and 14B), the picture "
+                        "(any weights), or your own table. Thresholds mean something else for each.",
+                    )
+                ),
+                advanced(
+                    io.String.Input(
+                        "distance_table",
+                        default="",
+                        tooltip="For distance 'table': timestep:accumulated distance pairs, e.g. 999:0, 500:0.8, 0:2.1",
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "weight_norm",
+                        options=["min-max", "mean", "max"],
+                        tooltip="How differences between frames become weights; only min-max uses the motion floor.",
+                    )
+                ),
+                advanced(
+                    io.Float.Input(
+                        "motion_power",
+                        default=published.motion_power,
+                        min=0.05,
+                        max=20.0,
+                        step=0.05,
+                        tooltip="Above 1 only strong motion counts, below 1 weak motion counts more.",
+                    )
+                ),
+                advanced(
+                    io.Float.Input(
+                        "vote",
+                        default=0.5,
+                        min=0.0,
+                        max=1.0,
+                        step=0.01,
+                        tooltip="A place is recomputed in all frames of a chunk if more than this share needs it. "
+                        "1 turns the vote off: every frame by itself.",
+                    )
+                ),
+                advanced(
+                    io.Float.Input(
+                        "max_reuse_ratio",
+                        default=published.max_reuse_ratio,
+                        min=0.0,
+                        max=1.0,
+                        step=0.01,
+                        tooltip="At most this share of a chunk's tokens is reused in one step. Lower = safer, slower.",
+                    )
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="MODEL")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, preset: str | None, distance: str | None, distance_table: str | None) -> bool | str:
+        """Refuse unknown names and a table that cannot be read when the graph is queued."""
+        if preset is not None and preset not in [*PRESETS, CUSTOM]:
+            return f"preset is {preset!r}; it must be one of {', '.join([*PRESETS, CUSTOM])}"
+        if distance is not None and distance not in DISTANCES:
+            return f"distance is {distance!r}; it must be one of {', '.join(DISTANCES)}"
+        if preset == CUSTOM and distance == "table" and distance_table is not None:
+            try:
+                read_table(distance_table)
+            except ConfigError as error:
+                return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, model: io.Model.Type, preset: str, **knobs: object) -> io.NodeOutput:
+        node_id = cls.hidden.unique_id if cls.hidden is not None else None
+        reason = why_not_served(model)
+        if reason is not None:
+            notify(node_id, f"{reason} It passes unchanged.")
+            return io.NodeOutput(model)
+        config = PRESETS[preset] if preset != CUSTOM else custom_config(**knobs)
+        width = model.model.diffusion_model.dim
+        automatic = preset != CUSTOM or knobs["distance"] == AUTO
+        if automatic and config.granularity != "off" and width not in COEFFICIENTS_BY_WIDTH:
+            config = config.with_changes(distance="patch embedding")
+            notify(
+                node_id,
+                f"No published distance is known for a model of width {width}: the change of the picture itself is "
+                "measured instead, for which the published thresholds were not made.",
+            )
+        patched = model.clone()
+        attach_config(patched, config)
+        return io.NodeOutput(patched)
+
+
+def custom_config(*, distance: str, distance_table: str, vote: float, **knobs: object) -> CacheConfig:
+    """The settings of the knobs. Raises ConfigError for illegal ones."""
+    return CacheConfig(
+        distance="time embedding" if distance == AUTO else distance,
+        distance_table=read_table(distance_table) if distance == "table" else None,
+        vote=None if vote >= 1.0 else vote,
+        **knobs,
+    )
+
+
+def read_table(text: str) -> tuple[tuple[float, float], ...]:
+    """``timestep:distance`` pairs, separated by commas. Raises ConfigError for anything else."""
+    pairs = []
+    for piece in filter(None, (piece.strip() for piece in text.split(","))):
+        try:
+            timestep, distance = piece.split(":")
+            pairs.append((float(timestep), float(distance)))
+        except ValueError:
+            raise ConfigError(f"distance_table has {piece!r}; write pairs like 999:0, 500:0.8, 0:2.1") from None
+    if len(pairs) < 2:
+        raise ConfigError("distance_table has fewer than 2 pairs; write e.g. 999:0, 500:0.8, 0:2.1")
+    return tuple(pairs)
+
+
+NODES = [MotionCacheApply]

@@ -1,0 +1,43 @@
+"""Asks ComfyUI for the memory of stored keys and values together with the activations of one chunk."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import comfy.patcher_extension
+
+from ...motioncache_core.kv_cache import KVCache
+from ...motioncache_core.plan import Plan
+from .session import RunSettings, kv_placement, token_grid
+from .versions import inference_dtype
+
+
+def kv_bytes(model: Any, plan: Plan, settings: RunSettings, latent: tuple[int, ...], branches: int) -> int:
+    """Bytes of the store on the model's device. ``latent``: ``[B, C, F, H, W]``; ``branches``: lists of conditions."""
+    if not plan.chunk_wise or settings.kv_on_cpu:
+        return 0
+    network = model.model.diffusion_model
+    dtype, _ = kv_placement(settings, inference_dtype(model.model), model.load_device)
+    rows, columns = token_grid(latent[-2], latent[-1], network.patch_size)
+    tokens = plan.largest_window * rows * columns
+    return KVCache.bytes_needed(len(network.blocks), tokens, network.dim, branches * latent[0], dtype)
+
+
+def count_kv_in(model_options: dict[str, Any], model: Any, plan: Plan, settings: RunSettings, branches: int) -> None:
+    """Let ComfyUI's estimate before sampling see one chunk's activations plus the store, as a longer latent."""
+
+    def prepare(executor: Any, patcher: Any, noise_shape: Any, conds: Any, *args: Any, **kwargs: Any) -> Any:
+        batch, channels, _, height, width = noise_shape
+        stored = kv_bytes(model, plan, settings, tuple(noise_shape), branches)
+        one_frame = max(float(patcher.model.memory_required([batch, channels, 1, height, width])), 1.0)
+        frames = max(call.frames for call in plan.calls) + math.ceil(stored / one_frame)
+        return executor(patcher, [batch, channels, frames, height, width], conds, *args, **kwargs)
+
+    comfy.patcher_extension.add_wrapper_with_key(
+        comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING,
+        "motioncache",
+        prepare,
+        model_options,
+        is_model_options=True,
+    )
