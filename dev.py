@@ -57,10 +57,7 @@ def setup() -> int:
 
 
 def test(rest: list[str]) -> int:
-    environment = ensure(cli=True, browser=True)
-    return run(
-        environment, ["-m", "pytest", f"--rootdir={REPO}", f"--config-file={REPO / 'pyproject.toml'}", *rest], REPO
-    )
+    return run(ensure(cli=True, browser=True), ["-m", "pytest", *rest], REPO)
 
 
 def tool(module: str, rest: list[str]) -> int:

@@ -270,6 +270,10 @@ class ComfyServer:
         text = self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.exists() else ""
         return text if last is None else text[-last:]
 
+    def version(self) -> str:
+        """The running ComfyUI's version, such as `0.3.75`."""
+        return self._get("/system_stats")["system"]["comfyui_version"]
+
     def object_info(self, node: str | None = None) -> dict[str, Any]:
         """The nodes' schemas as the front end gets them: all, or `{node: ...}` (empty when there is no such node)."""
         return self._get("/object_info" + (f"/{node}" if node else ""))
