@@ -57,14 +57,3 @@ class KVCache:
     def free(self) -> None:
         """Drop all buffers."""
         self._buffers.clear()
-
-    def tensors(self) -> dict[tuple[Hashable, int], Tensor]:
-        """The buffers by (role, layer), ``[2, tokens, width]``; not copies."""
-        return {(role, i): t for role, buffers in self._buffers.items() for i, t in enumerate(buffers)}
-
-    def restore(self, tensors: dict[tuple[Hashable, int], Tensor]) -> None:
-        """Take up saved buffers (copied)."""
-        self.free()
-        for (role, layer), saved in tensors.items():
-            self.allocate(role)
-            self._buffers[role][layer].copy_(saved)

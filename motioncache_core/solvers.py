@@ -31,14 +31,6 @@ class Solver(ABC):
     def step(self, x0: Tensor, sample: Tensor) -> Tensor:
         """Sample at the next level from the prediction ``x0`` at the present one; both of any one shape."""
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What a saved state must keep besides :attr:`index`."""
-        return {}
-
-    def restore(self, index: int, tensors: dict[str, Tensor]) -> None:
-        """Take up a saved state."""
-        self.index = index
-
 
 class Euler(Solver):
     """First order: the straight line from the sample through x0."""
@@ -74,17 +66,6 @@ class FlowUniPC(Solver):
         result = self._predict(sample, order)
         self.index += 1
         return result.to(sample.dtype)
-
-    def tensors(self) -> dict[str, Tensor]:
-        kept = {f"prediction_{i}": p for i, p in enumerate(self.predictions)}
-        if self.last_sample is not None:
-            kept["last_sample"] = self.last_sample
-        return kept
-
-    def restore(self, index: int, tensors: dict[str, Tensor]) -> None:
-        super().restore(index, tensors)
-        self.predictions = [tensors[name] for name in sorted(tensors) if name.startswith("prediction_")]
-        self.last_sample = tensors.get("last_sample")
 
     def _log_snr(self, index: int) -> Tensor:
         sigma = torch.tensor(self.sigmas[index], dtype=torch.float32)

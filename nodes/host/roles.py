@@ -7,6 +7,7 @@ a role is (list name, slot, sample) instead, built once at the start of a run.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 Conds = dict[str, list[dict[str, Any]]]
@@ -23,13 +24,28 @@ _UNSUPPORTED_ENTRIES = {
 }
 
 
-def role_slots(conds: Conds) -> dict[Any, tuple[str, int]]:
-    """For every condition's uuid its (list name, slot). Entries whose time ranges do not overlap share slot 0."""
+@dataclass(frozen=True)
+class Slot:
+    """Where a condition stands.
+
+    Args:
+        name: of the guider's list.
+        slot: 0 where only one entry of the list is active at a time, else its place; the role's part of the key.
+        place: in the list; tells prompts of one role apart, and is the same in every run.
+    """
+
+    name: str
+    slot: int
+    place: int
+
+
+def role_slots(conds: Conds) -> dict[Any, Slot]:
+    """For every condition's uuid where it stands. Entries whose time ranges do not overlap share slot 0."""
     slots = {}
     for name, entries in conds.items():
         separate = _overlap(entries or [])
         for place, entry in enumerate(entries or []):
-            slots[entry["uuid"]] = (name, place if separate else 0)
+            slots[entry["uuid"]] = Slot(name, place if separate else 0, place)
     return slots
 
 

@@ -23,7 +23,7 @@ from ...motioncache_core.loop import RunState, begin_window, history_latents, pa
 from ...motioncache_core.models.skyreels_v2.adapter import BranchRow, NetworkRun, SkyReelsV2Adapter
 from ...motioncache_core.models.skyreels_v2.policy import SkyReelsV2Policy
 from ...motioncache_core.plan import Call, Plan, Window
-from .roles import role_slots
+from .roles import Slot, role_slots
 from .versions import inference_dtype
 
 WRAPPER_KEY = "motioncache"
@@ -103,14 +103,12 @@ class Session:
         """Lay out keys and values before the first call, so that ComfyUI's memory checks see them."""
         if self.settings.cache is not None:
             self.network.policy = SkyReelsV2Policy(self.settings.cache)
-        dtype, device = kv_placement(
-            self.settings, inference_dtype(model_wrap.inner_model), self.state.video.device
-        )
+        dtype, device = kv_placement(self.settings, inference_dtype(model_wrap.inner_model), self.state.video.device)
         self.network.kv = KVCache(len(wan.blocks), self.plan.largest_window * per_frame, wan.dim, dtype, device)
         if self.plan.chunk_wise:
-            for name, slot in set(role_slots(model_wrap.conds).values()):
+            for slot in role_slots(model_wrap.conds).values():
                 for sample in range(self.state.video.shape[0]):
-                    self.network.kv.allocate((name, slot, sample))
+                    self.network.kv.allocate((slot.name, slot.slot, sample))
 
 
 def kv_placement(
@@ -133,7 +131,7 @@ def token_grid(height: int, width: int, patch: tuple[int, int, int]) -> tuple[in
 class _Relay:
     """Wrapper around the network's forward: turns a guider's batch into roles and hands it to the adapter."""
 
-    def __init__(self, session: Session, wan: Any, slots: dict[Any, tuple[str, int]]):
+    def __init__(self, session: Session, wan: Any, slots: dict[Any, Slot]):
         self.session = session
         self.slots = slots
         self.call: Call | None = None
@@ -174,10 +172,11 @@ class _Relay:
         for uuid in uuids:
             if uuid not in self.slots:
                 raise RuntimeError("the guider brought a condition in the middle of the run; use a stock guider")
-            name, slot = self.slots[uuid]
+            slot = self.slots[uuid]
             auxiliary = uuid in self.seen
             self.seen.add(uuid)
-            rows += [BranchRow((name, slot, sample), uuid, auxiliary) for sample in range(samples)]
+            prompt = (slot.name, slot.place)
+            rows += [BranchRow((slot.name, slot.slot, sample), prompt, auxiliary) for sample in range(samples)]
         return rows
 
     def _attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:

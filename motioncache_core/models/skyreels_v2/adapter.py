@@ -67,6 +67,22 @@ class NetworkRun:
         if self.policy is not None:
             self.policy.finish(chunk)
 
+    def memory(self) -> dict[str, Any]:
+        """What a saved state keeps; the rest is made again."""
+        policy = self.policy
+        return {
+            "kv": self.kv,
+            "states": policy.states if policy else {},
+            "last_frames": policy.last_frames if policy else {},
+        }
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Take up what :meth:`memory` gave."""
+        self.kv = memory["kv"]
+        if self.policy is not None:
+            self.policy.states = memory["states"]
+            self.policy.last_frames = memory["last_frames"]
+
     def take_notes(self) -> tuple[tuple[Pass, ...], tuple[Decision, ...]]:
         """Passes and decisions since the last time."""
         notes = tuple(self.passes), tuple(self.decisions)

@@ -70,6 +70,10 @@ class ChunkState:
     before: StepInputs | None = None
 
 
+STATE_CLASSES = (StepInputs, ChunkState)
+"""What a saved state may hold of this family."""
+
+
 class SkyReelsV2Policy:
     """Decides; the adapter computes and applies. One object a run.
 
