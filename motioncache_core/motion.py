@@ -22,8 +22,8 @@ def frame_difference(frames: Tensor, previous: Tensor | None) -> Tensor:
         previous: ``[B, P, C]`` last latent frame of the chunk before, or ``None`` if it is not known.
 
     Returns:
-        ``[F, P]``, mean over samples and channels. Without ``previous`` the first row is a copy of the second where
-        there is one (nothing is known of its motion), else zero.
+        ``[F, P]``: mean change over mean size before, both over samples and channels. Without ``previous`` the first
+        row is a copy of the second where there is one (nothing is known of its motion), else zero.
     """
     before = frames[:, :-1]
     if previous is not None:
@@ -31,8 +31,8 @@ def frame_difference(frames: Tensor, previous: Tensor | None) -> Tensor:
         frames_with_predecessor = frames
     else:
         frames_with_predecessor = frames[:, 1:]
-    change = (frames_with_predecessor - before).abs() / (before.abs().mean(dim=-1, keepdim=True) + EPSILON)
-    change = change.mean(dim=(0, 3))
+    size = before.abs().mean(dim=(0, 3))
+    change = (frames_with_predecessor - before).abs().mean(dim=(0, 3)) / (size + EPSILON)
     if previous is None:
         first = change[:1] if change.shape[0] else frames.new_zeros(1, frames.shape[2])
         change = torch.cat([first, change])
