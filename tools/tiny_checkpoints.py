@@ -27,6 +27,32 @@ from motioncache_core.models.skyreels_v2.companions import VAEConfig, vae_keys
 
 TINY = ArchitectureConfig(dim=128, ffn_dim=256, num_heads=1, num_layers=2, has_fps=True)
 FP8 = {"e4m3fn": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
+LAYOUTS = (
+    "official fp32",
+    "official bf16",
+    "official fp16",
+    "fp8 e4m3fn",
+    "fp8 e5m2",
+    "fp8 scaled e4m3fn",
+    "fp8 scaled e5m2",
+    "fp8 scaled input",
+    "fp8 scaled partly",
+    "fp8 scaled e5m2 partly",
+    "comfy_quant",
+    "prefixed",
+    "prefixed model",
+    "prefixed fp8 scaled",
+    "full checkpoint",
+    "diffusers file",
+    "diffusers fp8 scaled",
+    "no fps",
+    "official folder",
+    "official shards, no index",
+    "official shards",
+    "diffusers folder",
+    "diffusers shards",
+)
+"""What ``write_all`` writes."""
 StateDict = dict[str, torch.Tensor]
 
 
