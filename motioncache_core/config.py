@@ -42,8 +42,8 @@ class CacheConfig:
         distance_table: for ``table``: (timestep, accumulated distance) pairs; a step's distance is the difference
             of the interpolated values.
         weight_norm: how inter-frame differences become weights, per frame.
-        vote: share of a chunk's frames that must need a position for it to be recomputed in all of them; ``None``
-            decides every frame by itself.
+        vote: a position is recomputed in all frames of a chunk if more than this share of them needs it (0 to 0.99);
+            ``None`` decides every frame by itself.
         min_update_ratio: if less than this share of tokens needs work, all wait (their distance is kept).
         max_reuse_ratio: at most this share of tokens is reused in one step of the token phase.
     """
@@ -76,7 +76,8 @@ class CacheConfig:
         _within("min_update_ratio", self.min_update_ratio, 0.0, 1.0)
         _within("max_reuse_ratio", self.max_reuse_ratio, 0.0, 1.0)
         if self.vote is not None:
-            _within("vote", self.vote, 0.0, 1.0)
+            # A share of 1 can never be exceeded: no token would be recomputed again.
+            _within("vote", self.vote, 0.0, 0.99)
         if self.distance_coefficients is not None and not self.distance_coefficients:
             raise ConfigError("distance_coefficients is empty; give at least one number, highest power first")
         if self.distance == "table":
