@@ -13,7 +13,7 @@ from .host.versions import advanced
 CUSTOM = "custom"
 AUTO = "auto (by model)"
 DISTANCES = [AUTO, "time embedding", "patch embedding", "table"]
-GRANULARITIES = ["token", "chunk", "step"]
+GRANULARITIES = ["token", "chunk", "step", "off"]
 
 
 class MotionCacheApply(io.ComfyNode):
@@ -32,10 +32,12 @@ class MotionCacheApply(io.ComfyNode):
             ),
             inputs=[
                 io.Model.Input("model", tooltip="A SkyReels-V2 diffusion-forcing model."),
-                io.Combo.Input(
-                    "preset",
-                    options=[*PRESETS, CUSTOM],
-                    tooltip="Named settings; the knobs below count when this is 'custom'.",
+                _with_values(
+                    io.Combo.Input(
+                        "preset",
+                        options=[*PRESETS, CUSTOM],
+                        tooltip="Named settings. They set the knobs below; touching a knob makes this 'custom'.",
+                    )
                 ),
                 io.Int.Input(
                     "warmup_steps",
@@ -186,6 +188,18 @@ class MotionCacheApply(io.ComfyNode):
         patched = model.clone()
         attach_config(patched, config)
         return io.NodeOutput(patched)
+
+
+def _with_values(preset: io.Combo.Input) -> io.Combo.Input:
+    """Send the presets' values along with the definition, so that the page can show them on the knobs."""
+    preset.extra_dict["motioncache_presets"] = {name: knobs_of(config) for name, config in PRESETS.items()}
+    return preset
+
+
+def knobs_of(config: CacheConfig) -> dict[str, object]:
+    """Values of the node's knobs for settings; the inverse of :func:`custom_config`."""
+    values = {name: value for name, value in vars(config).items() if not name.startswith("distance")}
+    return {**values, "vote": 1.0 if config.vote is None else config.vote, "distance": AUTO, "distance_table": ""}
 
 
 def custom_config(*, distance: str, distance_table: str, vote: float, **knobs: object) -> CacheConfig:

@@ -71,6 +71,11 @@ def schedule_inputs() -> list[io.Input]:
             step=4,
             tooltip="Frames of the previous window that the next one starts from (1 + a multiple of 4).",
         ),
+        io.Combo.Input(
+            "attention",
+            options=ATTENTIONS,
+            tooltip="chunk-wise: fast, one chunk a pass. vanilla: the whole window each pass, as the original does.",
+        ),
         advanced(
             io.Int.Input(
                 "history_noise",
@@ -79,11 +84,6 @@ def schedule_inputs() -> list[io.Input]:
                 max=999,
                 tooltip="Noise on given frames and history, 0 to 999. Some hides errors, too much forgets the picture.",
             )
-        ),
-        io.Combo.Input(
-            "attention",
-            options=ATTENTIONS,
-            tooltip="chunk-wise: fast, one chunk a pass. vanilla: the whole window each pass, as the original does.",
         ),
         advanced(
             io.Boolean.Input(
@@ -165,7 +165,8 @@ class MotionCacheAutoregressiveSampler(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output(display_name="LATENT"),
-                io.String.Output(display_name="report"),
+                io.String.Output(display_name="report", tooltip="Everything that was computed and left out, as JSON."),
+                io.String.Output(display_name="summary", tooltip="The report's totals in a few lines."),
                 Decisions.Output(display_name="decisions"),
             ],
             hidden=[io.Hidden.unique_id],
@@ -265,9 +266,9 @@ class MotionCacheAutoregressiveSampler(io.ComfyNode):
         )
         _run_windows(session, guider, given, vae if history != HISTORIES[0] else None, latent_preview.prepare_callback)
         video = patched.model.process_latent_out(session.state.video).cpu()
-        logger.info("MotionCache: %s", report.text().replace("\n", "; "))
-        notify_text = json.dumps(report.to_json())
-        return io.NodeOutput({"samples": video}, notify_text, trace, ui={"text": [report.text()]})
+        summary = report.text()
+        logger.info("MotionCache: %s", summary.replace("\n", "; "))
+        return io.NodeOutput({"samples": video}, json.dumps(report.to_json()), summary, trace, ui={"text": [summary]})
 
 
 def _check_size(width: int, height: int) -> None:
