@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..motioncache_core.models.skyreels_v2.checkpoint import CheckpointError, fps_delta, read_layout, read_tensors
 from .host.model_info import SkyReelsV2Info, add_fps_patch, attach
 from .host.model_paths import UnknownFileError, fingerprint, model_choices, resolve_model
-from .host.notify import notify
+from .host.notify import show
 from .host.wan_loading import WEIGHT_DTYPES, load_wan
 
 logger = logging.getLogger(__name__)
@@ -74,9 +74,10 @@ class MotionCacheLoadSkyReelsV2(io.ComfyNode):
         attach(patcher, info)
         add_fps_patch(patcher, info)
         logger.info("Loaded %s", layout.summary())
-        if notices:
-            node_id = cls.hidden.unique_id if cls.hidden is not None else None
-            notify(node_id, " ".join(notices))
+        for notice in notices:
+            logger.warning("%s", notice)
+        # the summary too, so that a notice about an earlier choice does not stay on the node
+        show(cls.hidden.unique_id if cls.hidden is not None else None, "\n".join([layout.summary(), *notices]))
         return io.NodeOutput(patcher)
 
 

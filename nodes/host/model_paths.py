@@ -59,12 +59,13 @@ def model_choices() -> list[str]:
         if candidate.parts and any(is_repository(root / candidate) for root in roots):
             folders.add(candidate)
     # beneath a diffusers repository everything else (text encoder, VAE) is part of that one entry
-    whole = {folder for folder in folders if any(file.parent == folder / SUBFOLDER for file in files)}
-    folders = {folder for folder in folders if not any(outer in folder.parents for outer in whole)}
+    parents = {file.parent for file in files}
+    whole = {folder for folder in folders if folder / SUBFOLDER in parents}
+    folders = {folder for folder in folders if whole.isdisjoint(folder.parents)}
     choices = [folder.as_posix() + FOLDER_MARK for folder in folders]
     for file in files:
         inside = file.parent in folders and is_repository_file(file.name)
-        if inside or any(outer in file.parents for outer in whole) or _is_later_shard(file.name):
+        if inside or not whole.isdisjoint(file.parents) or _is_later_shard(file.name):
             continue
         choices.append(str(file))
     return sorted(choices)

@@ -16,6 +16,11 @@ def notify(node_id: str | None, text: str) -> None:
         text: one or more sentences.
     """
     logger.warning("%s", text)
+    show(node_id, text)
+
+
+def show(node_id: str | None, text: str) -> None:
+    """Show text on the node in place of what it showed before (the front end ignores an empty text)."""
     # Only look the server up: importing it here would start half of ComfyUI where no server runs.
     module = sys.modules.get("server")
     server = getattr(getattr(module, "PromptServer", None), "instance", None)

@@ -568,7 +568,8 @@ def test_a_graph_with_stock_nodes_runs_and_the_notice_reaches_the_node(comfy: Co
     finally:
         watcher.close()
     notice = "test_loaders_fp8_scaled is scaled fp8 already; weight_dtype fp8_e5m2 has no effect."
-    assert texts == [("1", notice)]
+    summary = "test_loaders_fp8_scaled: width 128, 2 blocks; official layout, file, float8_e4m3fn, scaled, 74 tensors"
+    assert texts == [("1", f"{summary}\n{notice}")]
     assert notice in comfy.log()
 
     assert len(comfy.run(graph("test_loaders/SkyReels/ (folder)", "default")).files("7")) == 5
