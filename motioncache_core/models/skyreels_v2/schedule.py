@@ -38,18 +38,15 @@ def chunk_sizes(frames: int, block: int, ready: int = 0, quirks: frozenset[str] 
     """Cut a window into chunks: (sizes in latent frames, how many of the leading ones are ready).
 
     Ready frames form their own chunks, the last of them shorter where they do not fill one; so does the window's
-    end. Quirk ``trailing_frames_dropped`` cuts from frame 0 and leaves out what does not fill a block, quirk
-    ``ready_frames_floored`` counts only whole ready blocks.
+    end. Quirk ``trailing_frames_dropped`` leaves out an end that does not fill a block, quirk ``ready_frames_floored``
+    cuts from frame 0 and counts only whole ready blocks.
     """
-    if "ready_frames_floored" in quirks or "trailing_frames_dropped" in quirks:
-        whole = frames // block
-        rest = frames - whole * block
-        sizes = [block] * whole
-        if rest and "trailing_frames_dropped" not in quirks:
-            sizes.append(rest)
-        return sizes, ready // block
-    context = _cut(ready, block)
-    return context + _cut(frames - ready, block), len(context)
+    floored = "ready_frames_floored" in quirks
+    context = [] if floored else _cut(ready, block)
+    sizes = context + _cut(frames - sum(context), block)
+    if "trailing_frames_dropped" in quirks and sizes[-1] < block:
+        sizes.pop()
+    return sizes, ready // block if floored else len(context)
 
 
 def _cut(frames: int, block: int) -> list[int]:
