@@ -1,0 +1,39 @@
+"""Golden cases of SkyReels-V2 with MotionCache: what computes each kind, with which quirks."""
+
+from __future__ import annotations
+
+from ..check import Kind
+from . import chunkwise, manifests, sampling, schedule, transformer, units
+
+_FRAME_RATE = frozenset({"fps_wrong_order"})
+
+KINDS = {
+    "timestep_matrix": Kind(
+        schedule.timestep_matrix, quirks=frozenset({"trailing_frames_dropped", "ready_frames_floored"})
+    ),
+    "unipc_table": Kind(schedule.unipc_table, quirks=frozenset({"first_index_skips"})),
+    "unipc_trajectory": Kind(schedule.unipc_trajectory, quirks=frozenset({"scheduler_alias", "first_index_skips"})),
+    "transformer.full": Kind(transformer.forward, quirks=_FRAME_RATE),
+    "transformer.causal": Kind(transformer.forward, quirks=_FRAME_RATE),
+    "transformer.chunkwise": Kind(
+        chunkwise.forward, quirks=_FRAME_RATE, restrictions=("only frames whose update_mask is true",)
+    ),
+    "unit.frame_diff": Kind(units.frame_diff, quirks=frozenset({"no_previous_frame_is_floor"})),
+    "unit.distance": Kind(units.distance, quirks=frozenset({"negative_distance"})),
+    "run.motioncache": Kind(
+        sampling.run,
+        quirks=frozenset(
+            {
+                "scheduler_alias",
+                "stale_previous_frames",
+                "condition_group_not_remembered",
+                "no_previous_frame_is_floor",
+                "negative_distance",
+            }
+        ),
+        restrictions=(sampling.LAST_WINDOW_ONLY,),
+    ),
+    "manifest.keys": Kind(manifests.keys),
+    "manifest.map": Kind(manifests.names),
+    "manifest.facts": Kind(manifests.facts),
+}
