@@ -41,12 +41,15 @@ class KVCache:
         """Overwrite rows (a slice or ``[n]`` indices) with ``[n, width]`` keys and values."""
         self.allocate(role)
         store = self._buffers[role][layer]
-        raw = store.view(torch.uint8) if store.dtype.itemsize == 1 else store
+        small = self.dtype.itemsize == 1
+        raw = store.view(torch.uint8) if small else store
         if isinstance(rows, Tensor):
             rows = rows.to(self.device)
         for slot, new in enumerate((keys, values)):
+            if small:  # older versions of PyTorch turn what float8 cannot hold into NaN
+                new = new.clamp(-torch.finfo(self.dtype).max, torch.finfo(self.dtype).max)
             new = new.to(device=self.device, dtype=self.dtype)
-            raw[slot, rows] = new.view(torch.uint8) if self.dtype.itemsize == 1 else new
+            raw[slot, rows] = new.view(torch.uint8) if small else new
 
     def read(self, role: Hashable, layer: int, rows: slice, like: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of a range of rows, each ``[1, n, width]``, on ``like``'s device and in its dtype."""

@@ -177,9 +177,9 @@ def _check(s: SamplingSettings) -> None:
     if s.attention not in get_args(Attention):
         raise PlanError(f"attention is {s.attention!r}; it must be one of {', '.join(map(repr, get_args(Attention)))}")
     _at_least("steps", s.steps, 1)
-    _at_least("chunk size", s.chunk_frames, 1)
+    _at_least("chunk_size", s.chunk_frames, 1)
     _pixel_frames("frames", s.frames)
-    _pixel_frames("window", s.window_frames)
+    _pixel_frames("window", s.window_frames, low=1 + TEMPORAL)  # room for history and for something new
     if s.sigmas is None and not s.shift > 0:
         raise PlanError(f"shift is {s.shift}; it must be above 0 (nearest: 0.01)")
     if s.sigmas is not None:
@@ -190,7 +190,7 @@ def _check(s: SamplingSettings) -> None:
         raise PlanError(f"ar_step is {s.ar_step}; it must lie between 0 and the {steps} steps (nearest: {nearest})")
     if not 0 <= s.history_noise < TRAIN_TIMESTEPS:
         nearest = min(max(s.history_noise, 0), TRAIN_TIMESTEPS - 1)
-        raise PlanError(f"history noise is {s.history_noise}; it must lie between 0 and 999 (nearest: {nearest})")
+        raise PlanError(f"history_noise is {s.history_noise}; it must lie between 0 and 999 (nearest: {nearest})")
     total = latent_length(s.frames)
     window = min(latent_length(s.window_frames), total)
     if s.start_latents < 0 or s.start_latents >= window:
@@ -200,12 +200,13 @@ def _check(s: SamplingSettings) -> None:
             f"frames and window must be at least {needed}"
         )
     if total > window:
-        _pixel_frames("overlap", s.overlap_frames)
-        if latent_length(s.overlap_frames) >= window:
+        longest = pixel_length(window - 1)
+        if s.overlap_frames > longest:
             raise PlanError(
                 f"overlap is {s.overlap_frames} frames; it must be shorter than the window of {s.window_frames} "
-                f"(nearest: {pixel_length(window - 1)})"
+                f"(nearest: {longest})"
             )
+        _pixel_frames("overlap", s.overlap_frames)
 
 
 def _at_least(name: str, value: int, low: int) -> None:
@@ -213,10 +214,12 @@ def _at_least(name: str, value: int, low: int) -> None:
         raise PlanError(f"{name} is {value}; it must be at least {low} (nearest: {low})")
 
 
-def _pixel_frames(name: str, value: int) -> None:
-    if value < 1 or (value - 1) % TEMPORAL:
-        low = pixel_length(max((value - 1) // TEMPORAL + 1, 1))
-        legal = f"{low}" if value < 1 else f"{low} or {low + TEMPORAL}"
+def _pixel_frames(name: str, value: int, low: int = 1) -> None:
+    if value < low:
+        raise PlanError(f"{name} is {value} frames; it must be 1 + a multiple of 4, at least {low} (nearest: {low})")
+    if (value - 1) % TEMPORAL:
+        below = pixel_length(latent_length(value))
+        legal = f"{below} or {below + TEMPORAL}"
         raise PlanError(f"{name} is {value} frames; it must be 1 + a multiple of 4 (nearest: {legal})")
 
 
