@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import comfy.utils
 from comfy_api.latest import io
 
 from ..motioncache_core.models.skyreels_v2.checkpoint import CheckpointError, fps_delta, read_layout, read_tensors
@@ -65,7 +66,7 @@ class MotionCacheLoadSkyReelsV2(io.ComfyNode):
     @classmethod
     def execute(cls, model_name: str, weight_dtype: str) -> io.NodeOutput:
         layout = read_layout(resolve_model(model_name))
-        weights = read_tensors(layout)
+        weights = read_tensors(layout, copy=getattr(comfy.utils, "DISABLE_MMAP", False))
         notices = list(layout.notices)
         if weights.weight_scales and weight_dtype.startswith("fp8"):
             notices.append(f"{layout.name} is scaled fp8 already; weight_dtype {weight_dtype} has no effect.")

@@ -127,6 +127,15 @@ def test_every_layout_is_tested(paths):
     assert set(paths) == set(LAYOUTS) == set(tiny.LAYOUTS)
 
 
+def test_copied_tensors_do_not_need_their_file(paths, tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(paths["official fp32"].read_bytes())
+    weights = read_tensors(read_layout(path), copy=True)
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    assert all(torch.equal(tensor, WEIGHTS[key]) for key, tensor in weights.tensors.items())
+
+
 def test_marks_of_scaled_fp8(paths):
     assert read_tensors(read_layout(paths["fp8 scaled e4m3fn"])).full_precision_matmul is True
     assert read_tensors(read_layout(paths["comfy_quant"])).full_precision_matmul is False

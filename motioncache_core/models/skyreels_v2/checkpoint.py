@@ -39,8 +39,12 @@ class Weights:
     full_precision_matmul: bool
 
 
-def read_tensors(layout: Layout) -> Weights:
-    """Read all tensors (memory-mapped, one file after the other).
+def read_tensors(layout: Layout, *, copy: bool = False) -> Weights:
+    """Read all tensors, one file after the other.
+
+    Args:
+        layout: what ``read_layout`` gave.
+        copy: take them into memory; else they are views of the memory-mapped files.
 
     Raises:
         CheckpointError: a ``comfy_quant`` entry names a format that is not read.
@@ -59,7 +63,8 @@ def read_tensors(layout: Layout) -> Weights:
     for file, entries in wanted.items():
         with safe_open(file, framework="pt", device="cpu") as handle:
             for group, key, stored in entries:
-                read[group][key] = handle.get_tensor(stored)
+                tensor = handle.get_tensor(stored)
+                read[group][key] = tensor.clone() if copy else tensor
     scales = {name: _scalars(read[name]) for name in ("weight_scales", "input_scales")}
     full_precision = _full_precision(layout, read["quant_marks"]) or layout.full_precision_matmul
     tensors = read["tensors"]
