@@ -24,7 +24,7 @@ from .host.memory import count_kv_in
 from .host.model_info import for_own_forward
 from .host.model_support import attached_config, why_not_served
 from .host.notify import notify
-from .host.roles import UnsupportedError, refuse_unsupported
+from .host.roles import UnsupportedError, lists_in_use, refuse_unsupported
 from .host.run_settings import KV_PRECISIONS, active_cache, new_report, term_beside_patch
 from .host.sampler import AutoregressiveSampler, WindowSampler
 from .host.session import RunSettings, Session, token_grid
@@ -257,7 +257,8 @@ class MotionCacheAutoregressiveSampler(io.ComfyNode):
         guider.set_conds(positive, negative)
         guider.set_cfg(guidance)
         refuse_unsupported(guider.original_conds, patched.model_options, plan.chunk_wise)
-        count_kv_in(patched.model_options, patched, plan, settings, branches=1 if guidance == 1.0 else 2)
+        lists = lists_in_use(guider, patched.model_options)
+        count_kv_in(patched.model_options, patched, plan, settings, lists)
         report = new_report(plan, config, model, positive, inactive)
         latent_size = (height // SPATIAL, width // SPATIAL)
         trace = Trace(plan, *token_grid(*latent_size, patched.model.diffusion_model.patch_size))

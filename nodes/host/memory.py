@@ -14,7 +14,7 @@ from .versions import inference_dtype
 
 
 def kv_bytes(model: Any, plan: Plan, settings: RunSettings, latent: tuple[int, ...], branches: int) -> int:
-    """Bytes of the store on the model's device. ``latent``: ``[B, C, F, H, W]``; ``branches``: lists of conditions."""
+    """Bytes of the store on the model's device. ``latent``: ``[B, C, F, H, W]``; ``branches``: conditions in use."""
     if not plan.chunk_wise or settings.kv_on_cpu:
         return 0
     network = model.model.diffusion_model
@@ -24,11 +24,15 @@ def kv_bytes(model: Any, plan: Plan, settings: RunSettings, latent: tuple[int, .
     return KVCache.bytes_needed(len(network.blocks), tokens, network.dim, branches * latent[0], dtype)
 
 
-def count_kv_in(model_options: dict[str, Any], model: Any, plan: Plan, settings: RunSettings, branches: int) -> None:
-    """Let ComfyUI's estimate before sampling see one chunk's activations plus the store, as a longer latent."""
+def count_kv_in(model_options: dict[str, Any], model: Any, plan: Plan, settings: RunSettings, lists: set[str]) -> None:
+    """Let ComfyUI's estimate before sampling see one chunk's activations plus the store, as a longer latent.
+
+    ``lists``: names of the guider's lists of conditions that reach the network.
+    """
 
     def prepare(executor: Any, patcher: Any, noise_shape: Any, conds: Any, *args: Any, **kwargs: Any) -> Any:
         batch, channels, _, height, width = noise_shape
+        branches = sum(len(conds[name]) for name in lists)
         stored = kv_bytes(model, plan, settings, tuple(noise_shape), branches)
         one_frame = max(float(patcher.model.memory_required([batch, channels, 1, height, width])), 1.0)
         frames = max(call.frames for call in plan.calls) + math.ceil(stored / one_frame)

@@ -49,6 +49,14 @@ def role_slots(conds: Conds) -> dict[Any, Slot]:
     return slots
 
 
+def lists_in_use(guider: Any, model_options: dict[str, Any]) -> set[str]:
+    """Names of the guider's lists that it will pass to the network; guidance 1 leaves the negative one out."""
+    names = set(guider.original_conds)
+    if getattr(guider, "cfg", None) == 1.0 and not model_options.get("disable_cfg1_optimization", False):
+        names.discard("negative")
+    return names
+
+
 def _overlap(entries: list[dict[str, Any]]) -> bool:
     """Whether two entries are ever active at one noise level (levels fall from ``start`` to ``end``)."""
     ranges = sorted(

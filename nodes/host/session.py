@@ -23,7 +23,7 @@ from ...motioncache_core.loop import RunState, begin_window, history_latents, pa
 from ...motioncache_core.models.skyreels_v2.adapter import BranchRow, NetworkRun, SkyReelsV2Adapter
 from ...motioncache_core.models.skyreels_v2.policy import SkyReelsV2Policy
 from ...motioncache_core.plan import Call, Plan, Window
-from .roles import Slot, role_slots
+from .roles import Slot, lists_in_use, role_slots
 from .versions import inference_dtype
 
 WRAPPER_KEY = "motioncache"
@@ -79,7 +79,7 @@ class Session:
         wan = model_wrap.inner_model.diffusion_model
         per_frame = _tokens_per_frame(self.state.video, wan.patch_size)
         if self.network.kv is None:
-            self._prepare(wan, model_wrap, per_frame)
+            self._prepare(wan, model_wrap, per_frame, lists_in_use(model_wrap, extra_args["model_options"]))
         options = extra_args["model_options"].setdefault("transformer_options", {})
         relay = _Relay(self, wan, role_slots(model_wrap.conds))
         comfy.patcher_extension.add_wrapper_with_key(
@@ -99,7 +99,7 @@ class Session:
             if isinstance(event, CallEvent):
                 yield event
 
-    def _prepare(self, wan: Any, model_wrap: Any, per_frame: int) -> None:
+    def _prepare(self, wan: Any, model_wrap: Any, per_frame: int, lists: set[str]) -> None:
         """Lay out keys and values before the first call, so that ComfyUI's memory checks see them."""
         if self.settings.cache is not None:
             self.network.policy = SkyReelsV2Policy(self.settings.cache)
@@ -107,7 +107,7 @@ class Session:
         self.network.kv = KVCache(len(wan.blocks), self.plan.largest_window * per_frame, wan.dim, dtype, device)
         if self.plan.chunk_wise:
             for slot in role_slots(model_wrap.conds).values():
-                for sample in range(self.state.video.shape[0]):
+                for sample in range(self.state.video.shape[0] if slot.name in lists else 0):
                     self.network.kv.allocate((slot.name, slot.slot, sample))
 
 
