@@ -174,7 +174,9 @@ def tiny_world() -> dict[str, Node]:
         "vae": Node("VAELoader", (40, 190), {"vae_name": TINY_VAE}, (320, 60)),
         "positive": Node("MotionCacheLoadPrompt", (40, 310), {"prompt_name": TINY_PROMPT}, (320, 90), "Prompt"),
         "negative": Node("MotionCacheLoadPrompt", (40, 460), {"prompt_name": TINY_NEGATIVE}, (320, 90), "Negative"),
-        "cache": Node("MotionCacheApply", (400, 40), {"model": ("model", 0), "preset": "custom", **TINY_CACHE}, (340, 200)),
+        "cache": Node(
+            "MotionCacheApply", (400, 40), {"model": ("model", 0), "preset": "custom", **TINY_CACHE}, (340, 200)
+        ),
         "sample": Node(
             "MotionCacheAutoregressiveSampler",
             (780, 40),
@@ -201,12 +203,8 @@ def skyreels(image: bool) -> dict[str, Node]:
         "model": Node("MotionCacheLoadSkyReelsV2", (40, 40), {"model_name": model}, (340, 90)),
         "clip": Node("CLIPLoader", (40, 190), clip, (340, 110)),
         "vae": Node("VAELoader", (40, 360), {"vae_name": "wan_2.1_vae.safetensors"}, (340, 60)),
-        "positive": Node(
-            "CLIPTextEncode", (420, 40), {"clip": ("clip", 0), "text": PROMPT}, (340, 160), "Prompt"
-        ),
-        "negative": Node(
-            "CLIPTextEncode", (420, 260), {"clip": ("clip", 0), "text": NEGATIVE}, (340, 120), "Negative"
-        ),
+        "positive": Node("CLIPTextEncode", (420, 40), {"clip": ("clip", 0), "text": PROMPT}, (340, 160), "Prompt"),
+        "negative": Node("CLIPTextEncode", (420, 260), {"clip": ("clip", 0), "text": NEGATIVE}, (340, 120), "Negative"),
         "cache": Node("MotionCacheApply", (420, 440), {"model": ("model", 0)}, (340, 200)),
         "sample": Node(
             "MotionCacheAutoregressiveSampler",

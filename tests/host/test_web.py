@@ -12,7 +12,9 @@ ADD = """kind => {
     app.graph.add(node);
     return node.id;
 }"""
-VALUES = """id => Object.fromEntries(window.comfyAPI.app.app.graph.getNodeById(id).widgets.map(w => [w.name, w.value]))"""
+VALUES = (
+    """id => Object.fromEntries(window.comfyAPI.app.app.graph.getNodeById(id).widgets.map(w => [w.name, w.value]))"""
+)
 SET = """([id, name, value]) => {
     const widget = window.comfyAPI.app.app.graph.getNodeById(id).widgets.find(w => w.name === name);
     widget.value = value;

@@ -19,7 +19,16 @@ from tools.make_workflows import WORKFLOWS, to_saved
 MODEL = "Wan2_1-SkyReels-V2-DF-1_3B-540P_fp32.safetensors"
 VAE = "wan_2.1_vae.safetensors"
 PROMPT = "test prompt.safetensors"
-SMALL = {"width": 64, "height": 48, "frames": 29, "window": 29, "overlap": 5, "steps": 12, "chunk_size": 2, "ar_step": 3}
+SMALL = {
+    "width": 64,
+    "height": 48,
+    "frames": 29,
+    "window": 29,
+    "overlap": 5,
+    "steps": 12,
+    "chunk_size": 2,
+    "ar_step": 3,
+}
 
 
 @pytest.fixture(scope="module")
