@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .config import CacheConfig
+from .decisions import Phase
 from .events import CallEvent, Decision
 from .flops import TransformerSize, pass_flops, prompt_flops
 from .plan import Call, Plan
@@ -33,7 +34,8 @@ class Report:
     notes: list[str] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
     _roles: set[Any] = field(default_factory=set)
-    _distances: list[float] = field(default_factory=list)
+    _distances: dict[Phase, tuple[float, float]] = field(default_factory=dict)
+    """Smallest and largest of each phase."""
     _denoise: Counter[str] = field(default_factory=Counter)
     _other_tokens: int = 0
     _flops: Counter[str] = field(default_factory=Counter)
@@ -53,7 +55,10 @@ class Report:
             else:
                 self._other_tokens += made.computed
             self._flops["without reuse"] += whole
-        self._distances += [d.distance for d in event.decisions if d.distance is not None]
+        for decision in event.decisions:
+            if decision.distance is not None:
+                known = *self._distances.get(decision.phase, ()), decision.distance
+                self._distances[decision.phase] = min(known), max(known)
         self.calls.append(
             {
                 "kind": call.kind,
@@ -85,8 +90,8 @@ class Report:
             "seconds": round(sum(call["seconds"] for call in self.calls), 3),
             "model_calls": len(self.calls),
             "branch_steps": {name: outcomes[name] for name in ("full", "partial", "reused")},
-            "smallest_distance": min(self._distances, default=None),
-            "largest_distance": max(self._distances, default=None),
+            "smallest_distance": min((low for low, _ in self._distances.values()), default=None),
+            "largest_distance": max((high for _, high in self._distances.values()), default=None),
             "nothing_reused_because": self._reason() if computed == total else None,
         }
 
@@ -138,16 +143,22 @@ class Report:
             return "no MotionCache node is connected"
         if config.granularity == "off":
             return "the cache is off"
-        if self.plan.steps <= config.warmup_steps + 1:
+        if not self._distances:
             return (
-                f"warm-up covers all {self.plan.steps} steps of a chunk (warm-up {config.warmup_steps}, and the step "
-                "after it is computed too)"
+                f"warm-up covers every step (warmup_steps is {config.warmup_steps}, and the step after them is "
+                f"computed too; a chunk has {self.plan.steps} steps)"
             )
-        threshold = max(config.chunk_threshold, config.token_threshold)
-        if threshold <= 0:
-            return f"the threshold is {threshold}; 0 or less computes everything"
-        smallest = min(self._distances, default=0.0)
-        return f"no step's distance stayed below the threshold {threshold:g} (smallest distance {smallest:.4g})"
+        return "; ".join(_why_all(config, phase, low) for phase, (low, _) in self._distances.items())
+
+
+def _why_all(config: CacheConfig, phase: Phase, smallest: float) -> str:
+    """Why a phase in which everything was computed reused nothing."""
+    if phase == "token" and config.max_reuse_ratio == 0:
+        return "max_reuse_ratio is 0"
+    threshold = config.chunk_threshold if phase == "chunk" else config.token_threshold
+    if threshold <= 0:
+        return f"{phase}_threshold is {threshold:g}; 0 or less computes everything"
+    return f"every step reached {phase}_threshold {threshold:g} (smallest distance {smallest:.4g})"
 
 
 def _full_context(call: Call, total: int) -> float:
