@@ -18,11 +18,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tools.verify.__main__ import main
+from tools.verify.folder import Case, Folder
+
 REPO = Path(__file__).resolve().parents[2]
 SUBSET = REPO / "tests" / "reference" / "skyreels_v2"
-
-from tools.verify.__main__ import main  # noqa: E402
-from tools.verify.folder import Case, Folder  # noqa: E402
 
 
 def listing(folder: Path) -> dict[str, Any]:
@@ -154,6 +154,8 @@ def test_subset_passes(verify: Callable[..., tuple[int, str]]) -> None:
 
 
 def test_whole_set_passes(reference_dir: Path, verify: Callable[..., tuple[int, str]]) -> None:
+    if reference_dir == SUBSET.parent:
+        pytest.skip("only where the whole set lies beside the repository")
     status, told = verify(reference_dir / "skyreels_v2")
     assert status == 0, told
     assert f"{len(listing(reference_dir / 'skyreels_v2')['cases'])} ok, 0 failed, 0 skipped" in told

@@ -78,14 +78,16 @@ def arrays_of(events: Sequence[GroupEvent], *, per_token: bool) -> dict[str, Ten
     """Accumulators, masks and distances of the events with a choice, and all new weights, each stacked."""
     choices = [event.decision for event in events if event.cached]
     weights = [e.decision.weights for e in events if e.decision is not None and e.decision.weights is not None]
-    full = [_spread(decision.distance, decision) for decision in choices]
-    return {
-        "acc_before": _stack([_spread(decision.accumulators, decision) for decision in choices]),
-        "need": _stack([_mask(decision, decision.need, decision.need_share) for decision in choices]),
-        "forwarded": _stack([_mask(decision, decision.mask, decision.computed) for decision in choices]),
-        "distance": _stack(full if per_token else [torch.tensor(d.distance) for d in choices]),
-        "weights_new": _stack(weights),
+    by_token = {
+        "acc_before": [_spread(decision.accumulators, decision) for decision in choices],
+        "need": [_mask(decision, decision.need, decision.need_share) for decision in choices],
+        "forwarded": [_mask(decision, decision.mask, decision.computed) for decision in choices],
+        "distance": [_spread(decision.distance, decision) for decision in choices],
+        "weights_new": weights,
     }
+    tokens = next((event.hidden.shape[0] for event in events), 0)
+    arrays = {name: torch.stack(found) if found else torch.empty(0, tokens) for name, found in by_token.items()}
+    return arrays if per_token else arrays | {"distance": torch.tensor([d.distance for d in choices])}
 
 
 def statistics(output: Tensor) -> Tensor:
@@ -93,10 +95,6 @@ def statistics(output: Tensor) -> Tensor:
     flat = output.double().flatten()
     weighted = (flat * torch.arange(len(flat), dtype=torch.float64).cos()).sum() / len(flat) ** 0.5
     return torch.stack([flat.mean(), flat.std(), flat.abs().mean(), weighted])
-
-
-def _stack(tensors: list[Tensor]) -> Tensor:
-    return torch.stack(tensors) if tensors else torch.empty(0)
 
 
 def _spread(value: float | Tensor, decision: Decision) -> Tensor:

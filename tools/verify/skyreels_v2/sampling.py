@@ -57,7 +57,7 @@ def run(case: Case) -> dict[str, object]:
         last = max(recording.finals, key=int)
         results["final_latents"] = Restricted({last: recording.finals[last]})
     if case.settings["token_cache"]:
-        results["events"] = records_of(events, case.settings["event_columns"])
+        results["events"] = records_of(events, case.settings.get("event_columns", []))
         results |= arrays_of(events, per_token=case.settings["distance_mode"] == "token")
     results["out_stats"] = torch.stack([statistics(event.output) for event in events])
     results["latents_stats"] = torch.stack([statistics(x) for _, x in sorted(recording.after_row.items())])
