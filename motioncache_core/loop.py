@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .events import CallEvent, ChunkEvent, Decision, Event, Pass
 from .noise import chunk_noise
-from .plan import Call, Part, Plan, Window
+from .plan import Call, Chunk, Part, Plan, Window
 from .solvers import Solver, make_solver
 
 ModelCall = Callable[[Call, Tensor], Tensor]
@@ -41,6 +41,7 @@ class RunState:
         history: the window's given frames as the network sees them, noised.
         begun: index of the window in work, -1 before the first.
         solvers: of the window's chunks, by place.
+        untold: places of chunks that are clean, but whose event has not been yielded yet.
     """
 
     video: Tensor
@@ -49,6 +50,7 @@ class RunState:
     history: Tensor | None = None
     begun: int = -1
     solvers: dict[int, Solver] = field(default_factory=dict)
+    untold: list[int] = field(default_factory=list)
 
     @classmethod
     def new(cls, plan: Plan, batch: int, channels: int, height: int, width: int, device: torch.device) -> RunState:
@@ -130,6 +132,7 @@ def run_window(
     quirks: frozenset[str] = frozenset(),
 ) -> Iterator[Event]:
     """Make the calls of a window that has begun; goes on where ``state`` stands."""
+    yield from _tell(window, state)
     for call in plan.calls_of(window.index):
         if call.index < state.next_call:
             continue
@@ -138,10 +141,11 @@ def run_window(
         x0 = model_call(call, x)
         finished = [part for part in call.parts if _step(part, call, x, x0, plan, state, solver, quirks)]
         passes, decisions = memory.take_notes()
-        chunk_events = [_finish(part, window, state, memory) for part in finished]
+        for part in finished:
+            _finish(part, window, state, memory)
         state.next_call = call.index + 1
         yield CallEvent(call, passes, decisions, time.perf_counter() - started, x0)
-        yield from chunk_events
+        yield from _tell(window, state)
 
 
 def run(
@@ -195,9 +199,19 @@ def _step(
     return part.step == plan.steps - 1
 
 
-def _finish(part: Part, window: Window, state: RunState, memory: NetworkMemory) -> ChunkEvent:
+def _finish(part: Part, window: Window, state: RunState, memory: NetworkMemory) -> None:
     memory.finish_chunk(part.chunk)
     del state.solvers[part.chunk]
-    latents = state.window[:, :, part.start : part.stop].clone()
-    state.video[:, :, window.start + part.start : window.start + part.stop] = latents
-    return ChunkEvent(window.index, window.chunks[part.chunk], latents)
+    state.video[:, :, window.start + part.start : window.start + part.stop] = _latents(part, state)
+    state.untold.append(part.chunk)
+
+
+def _tell(window: Window, state: RunState) -> Iterator[ChunkEvent]:
+    """Events of the chunks that became clean; a run that was stopped between them tells the rest when it goes on."""
+    while state.untold:
+        chunk = window.chunks[state.untold.pop(0)]
+        yield ChunkEvent(window.index, chunk, _latents(chunk, state).clone())
+
+
+def _latents(frames: Part | Chunk, state: RunState) -> Tensor:
+    return state.window[:, :, frames.start : frames.stop]
