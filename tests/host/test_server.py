@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
-from tools.host.server import ComfyServer, PromptFailedError, PromptInterruptedError, PromptRefusedError
+from tools.host.environment import Environment
+from tools.host.server import ComfyError, ComfyServer, PromptFailedError, PromptInterruptedError, PromptRefusedError
 
 
 def picture(color: int, count: int = 2) -> dict:
@@ -79,3 +81,9 @@ def test_an_interrupt_ends_a_running_prompt(comfy: ComfyServer):
     with pytest.raises(PromptInterruptedError):
         comfy.wait(prompt_id, 60)
     assert len(comfy.messages("executing")) < before + 400
+
+
+def test_a_server_that_cannot_start_says_why(environment: Environment, tmp_path: Path):
+    server = ComfyServer(tmp_path, pack=None, environment=environment, arguments=("--no-such-flag",))
+    with pytest.raises(ComfyError, match="ended with exit code 2(.|\n)*--no-such-flag"), server:
+        pytest.fail("it must not come up")
