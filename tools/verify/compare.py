@@ -61,19 +61,16 @@ def tolerance_of(tolerance: dict[str, Any], output: str) -> dict[str, Any]:
 def compare(output: str, ours: Value, stored: Value, tolerance: dict[str, Any]) -> Difference:
     """The worst difference of an output: a tensor, a series of tensors, or a JSON value (exact only)."""
     entry = tolerance_of(tolerance, output)
-    where = None
-    if isinstance(ours, Restricted):
+    restricted, where = isinstance(ours, Restricted), None
+    if restricted:
         ours, where = ours.value, ours.where
-        if isinstance(ours, dict) and isinstance(stored, dict) and ours:
-            stored = {key: value for key, value in stored.items() if key in ours}
     if isinstance(stored, Tensor):
         return _tensors(output, ours, stored, entry, where)
     if isinstance(stored, dict) and stored and all(isinstance(v, Tensor) for v in stored.values()):
-        if not isinstance(ours, dict) or set(ours) != set(stored):
-            keys = sorted(ours) if isinstance(ours, dict) else type(ours).__name__
-            return _miss(output, f"entries {keys} instead of {sorted(stored)}")
-        parts = [_tensors(f"{output}[{key}]", ours[key], stored[key], entry, where) for key in sorted(stored)]
-        return worst(parts)
+        entries = set(ours) if isinstance(ours, dict) else set()
+        if not entries or not entries <= set(stored) or not (restricted or entries == set(stored)):
+            return _miss(output, f"entries {sorted(entries)} instead of {sorted(stored)}")
+        return worst([_tensors(f"{output}[{key}]", ours[key], stored[key], entry, where) for key in sorted(entries)])
     if entry != {"exact": True}:
         raise CaseError(f"output {output!r} is JSON; its tolerance can only be exact")
     different = first_difference(ours, stored)

@@ -1,0 +1,11 @@
+"""Golden cases of MAGI-1: what computes each kind, with which quirks."""
+
+from __future__ import annotations
+
+from ..check import Kind
+from . import transformer
+
+KINDS = {
+    "dit.forward": Kind(transformer.forward),
+    "dit.calls": Kind(transformer.calls, quirks=frozenset({transformer.LEADING_CHUNK})),
+}
