@@ -185,10 +185,11 @@ class SkyReelsV2Adapter:
         """``[L, 1, d / 2, 2]`` cosines and sines of the call's tokens at their places in the window."""
         key = (call.start, *x.shape[2:])
         if key not in run.rotary:
+            # From the window's first frame on: a model may have other distances between frames (ScaleROPE).
             table = self.network.rope_encode(
-                *x.shape[2:], t_start=call.start, device=x.device, dtype=torch.float32, transformer_options=options
+                call.stop, *x.shape[3:], device=x.device, dtype=torch.float32, transformer_options=options
             )
-            run.rotary[key] = table[0, ..., 0]
+            run.rotary[key] = table[0, table.shape[1] * call.start // call.stop :, ..., 0].clone()
         return run.rotary[key]
 
     def _blocks(
@@ -270,9 +271,11 @@ class SkyReelsV2Adapter:
             if indices is None:
                 state.residual = new - row
                 merged.append(new)
-            else:
+            elif count:
                 merged.append((row + state.residual).index_copy(0, indices, new))
                 state.residual = state.residual.index_copy(0, indices, new - row[indices])
+            else:
+                merged.append(row + state.residual)
         return torch.stack(merged)
 
     @staticmethod
