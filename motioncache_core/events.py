@@ -58,6 +58,19 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class StepReuse:
+    """What a call takes over from earlier steps of its chunks, decided above the network.
+
+    Args:
+        computed: ``[B, 1, F, H, W]`` bool, latents that step anew; ``None``: none do, and the call is not made.
+        added: ``[B, C, F, H, W]`` what is added to the others, as in their last step.
+    """
+
+    computed: Tensor | None
+    added: Tensor
+
+
+@dataclass(frozen=True)
 class Pass:
     """Tokens that one branch of a call put through the network.
 
@@ -65,12 +78,14 @@ class Pass:
         role: the branch, ``None`` for an auxiliary pass.
         computed, total: tokens computed, tokens of the call.
         context: mean number of keys that each computed token attended to.
+        full_context: the same had all tokens been computed; ``None``: as the call says.
     """
 
     role: Hashable
     computed: int
     total: int
     context: float
+    full_context: float | None = None
 
 
 @dataclass(frozen=True)

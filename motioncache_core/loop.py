@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .events import CallEvent, ChunkEvent, Decision, Event, Pass
+from .events import CallEvent, ChunkEvent, Decision, Event, Pass, StepReuse
 from .noise import chunk_noise
 from .plan import Call, Chunk, Part, Plan, Window
 from .solvers import Solver, make_solver
@@ -28,6 +28,16 @@ class NetworkMemory(Protocol):
     def begin_window(self) -> None: ...
     def finish_chunk(self, chunk: int) -> None: ...
     def take_notes(self) -> tuple[tuple[Pass, ...], tuple[Decision, ...]]: ...
+
+
+class StepPolicy(Protocol):
+    """Decides above the network, guidance included, on what whole steps of a chunk add to its latents."""
+
+    def reuse(self, call: Call, x: Tensor) -> StepReuse | None:
+        """What a call takes over from earlier steps; ``None``: nothing, or it steps nothing."""
+
+    def stepped(self, call: Call, x: Tensor, window: Tensor) -> None:
+        """Take note of a call's outcome: its input, and the window's latents after it."""
 
 
 @dataclass
@@ -72,7 +82,7 @@ def part_levels(call: Call, like: Tensor) -> Tensor:
 def window_noise(plan: Plan, window: Window, seed: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """(start noise of the window's frames, noise for its given frames), drawn per chunk from (seed, chunk).
 
-    ``like``: ``[B, C, F, H, W]`` latents that tell batch, channels, size and device.
+    A chunk that begins among the given frames gets the end of its noise. ``like``: ``[B, C, F, H, W]`` latents that tell batch, channels, size and device.
     """
     batch, channels, _, height, width = like.shape
 
@@ -81,7 +91,7 @@ def window_noise(plan: Plan, window: Window, seed: int, like: Tensor) -> tuple[T
 
     given = draw(window.index, window.context, window.context, "history") if window.context else like[:, :, :0]
     chunks = [
-        draw(chunk.number, chunk.frames, plan.chunk_frames, "start")
+        draw(chunk.number, chunk.frames, plan.chunk_frames, "start")[:, :, max(window.context - chunk.start, 0) :]
         for chunk in window.chunks
         if chunk.number is not None
     ]
@@ -130,16 +140,28 @@ def run_window(
     model_call: ModelCall,
     solver: str = "unipc",
     quirks: frozenset[str] = frozenset(),
+    policy: StepPolicy | None = None,
 ) -> Iterator[Event]:
-    """Make the calls of a window that has begun; goes on where ``state`` stands."""
+    """Make the calls of a window that has begun; goes on where ``state`` stands.
+
+    Raises:
+        ValueError: a ``policy`` that reuses steps is given with a solver that remembers earlier ones.
+    """
+    if policy is not None and solver != "euler":
+        raise ValueError(f"solver is {solver!r}; steps can only be reused with 'euler'")
     yield from _tell(window, state)
     for call in plan.calls_of(window.index):
         if call.index < state.next_call:
             continue
         started = time.perf_counter()
         x = _call_input(call, window, state)
-        x0 = model_call(call, x)
-        finished = [part for part in call.parts if _step(part, call, x, x0, plan, state, solver, quirks)]
+        reuse = policy.reuse(call, x) if policy is not None else None
+        x0 = model_call(call, x) if reuse is None or reuse.computed is not None else None
+        finished = [part for part in call.parts if _step(part, call, x, x0, reuse, plan, state, solver, quirks)]
+        if policy is not None:
+            policy.stepped(call, x, state.window)
+        if reuse is not None:
+            x0 = _prediction(call, x, x0, reuse)
         passes, decisions = memory.take_notes()
         for part in finished:
             _finish(part, window, state, memory)
@@ -156,6 +178,7 @@ def run(
     seed: int,
     solver: str = "unipc",
     start: Tensor | None = None,
+    policy: StepPolicy | None = None,
 ) -> Iterator[Event]:
     """Run a whole plan, later windows going on from the latents before them.
 
@@ -167,7 +190,7 @@ def run(
             noise, given_noise = window_noise(plan, window, seed, state.video)
             given = start if window.index == 0 and start is not None else history_latents(window, state.video)
             begin_window(plan, window, state, memory, noise, given_noise, given)
-        yield from run_window(plan, window, state, memory, model_call, solver)
+        yield from run_window(plan, window, state, memory, model_call, solver, policy=policy)
 
 
 def history_latents(window: Window, video: Tensor) -> Tensor:
@@ -184,7 +207,8 @@ def _step(
     part: Part,
     call: Call,
     x: Tensor,
-    x0: Tensor,
+    x0: Tensor | None,
+    reuse: StepReuse | None,
     plan: Plan,
     state: RunState,
     solver: str,
@@ -195,14 +219,31 @@ def _step(
         return False
     stepper = state.solvers.setdefault(part.chunk, make_solver(solver, plan.sigmas, quirks))
     own = slice(part.start - call.start, part.stop - call.start)
-    state.window[:, :, part.start : part.stop] = stepper.step(x0[:, :, own], x[:, :, own])
+    if x0 is None:
+        stepper.skip()
+        after = x[:, :, own] + reuse.added[:, :, own]
+    else:
+        after = stepper.step(x0[:, :, own], x[:, :, own])
+        if reuse is not None:
+            after = torch.where(reuse.computed[:, :, own], after, x[:, :, own] + reuse.added[:, :, own])
+    state.window[:, :, part.start : part.stop] = after
     return part.step == plan.steps - 1
+
+
+def _prediction(call: Call, x: Tensor, x0: Tensor | None, reuse: StepReuse) -> Tensor:
+    """The clean latents that a call's steps head for: reused ones go straight on."""
+    levels = [(part.sigma, part.sigma_next) for part in call.parts for _ in range(part.frames)]
+    lengths = torch.tensor([now / (now - after) for now, after in levels], dtype=x.dtype, device=x.device)
+    straight = x + reuse.added * lengths.view(-1, 1, 1)
+    return straight if x0 is None else torch.where(reuse.computed, x0, straight)
 
 
 def _finish(part: Part, window: Window, state: RunState, memory: NetworkMemory) -> None:
     memory.finish_chunk(part.chunk)
     del state.solvers[part.chunk]
-    state.video[:, :, window.start + part.start : window.start + part.stop] = _latents(part, state)
+    first = part.start if window.remakes_context else max(part.start, window.context)
+    made = state.window[:, :, first : part.stop]
+    state.video[:, :, window.start + first : window.start + part.stop] = made
     state.untold.append(part.chunk)
 
 

@@ -40,7 +40,9 @@ class Window:
     Args:
         start: its first latent frame in the video.
         frames: its latent frames, the context included.
-        context: leading latent frames that are given, not generated.
+        context: leading latent frames that are given, not generated. A chunk may begin among them; the network sees
+            them as given in every step.
+        remakes_context: whether the last step's outcome for given frames of such a chunk goes into the video.
     """
 
     index: int
@@ -48,6 +50,7 @@ class Window:
     frames: int
     context: int
     chunks: tuple[Chunk, ...]
+    remakes_context: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,15 +63,28 @@ class Part:
         timestep: noise level as the network wants it.
         sigma, sigma_next: the solver's levels now and after the step; context: its noise share, refresh: 0.
         step: number of the solver step, -1 if the chunk is only shown.
+        reads: latent frames of the window whose keys and values it attends to; ``None``: as its call says.
+        branches: passes that it takes, with their shares of its velocity, where the plan decides this and not the
+            guider. A share of 0: the pass is made for its keys and values.
+        settled: of the frames before this one all branches read the keys and values that one branch stored.
+        stride: length of the step as a distilled network is told it, 0: it is not told.
     """
 
     chunk: int
     start: int
     stop: int
-    timestep: int
+    timestep: float
     sigma: float
     sigma_next: float
     step: int
+    reads: tuple[int, int] | None = None
+    branches: tuple[tuple[str, float], ...] = ()
+    settled: int = 0
+    stride: float = 0.0
+
+    @property
+    def frames(self) -> int:
+        return self.stop - self.start
 
 
 @dataclass(frozen=True)
@@ -155,7 +171,12 @@ class Plan:
         """The plan that :meth:`to_json` described. Raises TypeError or KeyError if it is not one."""
         windows = tuple(Window(**{**w, "chunks": tuple(Chunk(**c) for c in w["chunks"])}) for w in data["windows"])
         calls = tuple(
-            Call(**{**c, "parts": tuple(Part(**p) for p in c["parts"]), "reads": tuple(c["reads"])})
+            Call(**{**c, "parts": tuple(map(_part_from, c["parts"])), "reads": tuple(c["reads"])})
             for c in data["calls"]
         )
         return cls(**{**data, "sigmas": tuple(data["sigmas"]), "windows": windows, "calls": calls})
+
+
+def _part_from(data: dict[str, Any]) -> Part:
+    reads = None if data["reads"] is None else tuple(data["reads"])
+    return Part(**{**data, "reads": reads, "branches": tuple(map(tuple, data["branches"]))})

@@ -31,14 +31,21 @@ class Solver(ABC):
     def step(self, x0: Tensor, sample: Tensor) -> Tensor:
         """Sample at the next level from the prediction ``x0`` at the present one; both of any one shape."""
 
+    def skip(self) -> None:
+        """Count a step that was taken without the solver. Raises ValueError if it needs every step's prediction."""
+        raise ValueError(f"{type(self).__name__} needs the prediction of every step")
+
 
 class Euler(Solver):
-    """First order: the straight line from the sample through x0."""
+    """First order: the straight line from the sample through x0. It remembers nothing of earlier steps."""
 
     def step(self, x0: Tensor, sample: Tensor) -> Tensor:
         ratio = self.sigmas[self.index + 1] / self.sigmas[self.index]
         self.index += 1
         return x0 + (sample - x0) * ratio
+
+    def skip(self) -> None:
+        self.index += 1
 
 
 class FlowUniPC(Solver):
