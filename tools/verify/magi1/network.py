@@ -149,6 +149,7 @@ def ranges(items: Sequence[Item], key_ranges: Tensor, window: dict[str, int]) ->
 
     ``window``: first chunk, one past the last, chunks in the pass.
     """
+
     def offsets(counts: list[int]) -> list[int]:
         return [sum(counts[:i]) for i in range(len(counts) + 1)]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from motioncache_core.kv_cache import KVCache
+from motioncache_core.models.magi1.guidance import OnePass, ThreePass
 from motioncache_core.models.magi1.items import Fresh, Item, Placed, Writes, reads_of_range
 
 from ..folder import Case, CaseError
@@ -69,8 +69,9 @@ def calls(case: Case) -> dict[str, Any]:
             alone = number == 2
             kept = recorder.tensors(places)
             kept["velocity"] = _joined([velocities[i] for i in places], alone)
-            if alone:
+            if alone:  # the original runs the chunks as samples with one rotary table
                 kept["emb_condition"] = kept["emb_condition"].transpose(0, 1)
+                kept["emb_rope"] = kept["emb_rope"][:per_chunk]
             meta = ranges([passes.items[i] for i in places], passes.key_ranges[number], passes.windows[number])
             kept |= {f"meta_{key}": value for key, value in meta.items()}
             result["passes"] |= {f"{name}*{number}.{key}": value for key, value in kept.items()}
@@ -96,8 +97,7 @@ def _lane(
     """Chunks of a window in one pass; ``offset``: place of the first in the call's list."""
     width, per_chunk = chunks[0].shape[1], chunks[0][0].numel() // 4
     lane = [
-        Placed(offset + i, (first_chunk + i) * per_chunk, (first_chunk + i + 1) * per_chunk)
-        for i in range(len(chunks))
+        Placed(offset + i, (first_chunk + i) * per_chunk, (first_chunk + i + 1) * per_chunk) for i in range(len(chunks))
     ]
     return [
         Item(chunk, time, text, (first_chunk + i) * width, reads_of_range(*bounds, lane, HISTORY))
@@ -161,33 +161,28 @@ def _combined(
 ) -> Tensor:
     """The call's velocity by chunk; a leading clean chunk holds its input."""
     extra, chunks = int(call["extra_clean_chunk"]), _chunks(given["x"], settings["chunk_width"])
-    if settings["cfg_passes"] == 1:
-        parts = [velocities[i] for i in range(len(chunks))]
-        if call["nearly_clean_chunk"]:
-            share = settings["history_share"]
-            parts[extra] = share * parts[extra] + (1 - share) * velocities[-1]
-    else:
-        text, history = ([velocities[i] for i in passes.places[number]] for number in (0, 1))
-        alone = [*velocities[:extra], *(velocities[i] for i in passes.places[2])]
-        times = given["timestep"][0].tolist()
-        parts = list(_guided(times, text, history, alone, settings))
+    parts = []
+    for i, t in enumerate(given["timestep"][0].tolist()):
+        if settings["cfg_passes"] == 1:
+            made = {"text": velocities[i], "text alone": velocities[-1]}
+            shares = _shares("one", settings, t, cleanest=call["nearly_clean_chunk"] and i == extra)
+        else:
+            alone = passes.places[2][max(i - extra, 0)]
+            made = {"text": velocities[i], "null": velocities[passes.places[1][i]], "alone": velocities[alone]}
+            shares = _shares("three", settings, t, cleanest=False)
+        parts.append(sum(share * made[branch] for branch, share in shares.items()))
     if extra and not (call["nearly_clean_chunk"] and LEADING_CHUNK in quirks):
         parts[0] = chunks[0]
     return torch.cat(parts, dim=1).unsqueeze(0)
 
 
-def _guided(
-    times: Sequence[float],
-    text: Sequence[Tensor],
-    history: Sequence[Tensor],
-    alone: Sequence[Tensor],
-    settings: dict[str, Any],
-) -> Iterator[Tensor]:
-    """(1 - p) alone + (p - s) history + s text, with p and s by the chunk's time."""
-    for t, c, h, u in zip(times, text, history, alone, strict=True):
-        interval = bisect_right(settings["guidance_t"], t) - 1
-        p, s = settings["guidance_history"][interval], settings["guidance_text"][interval]
-        yield (1 - p) * u + (p - s) * h + s * c
+def _shares(name: str, settings: dict[str, Any], t: float, cleanest: bool) -> dict[str, float]:
+    """Branch -> its share of a chunk's velocity."""
+    if name == "three":
+        tables = (tuple(settings[f"guidance_{part}"]) for part in ("t", "history", "text"))
+        return dict(ThreePass(*tables).shares(t, cleanest))
+    one = OnePass(True, settings["nearly_clean_threshold"], settings["history_share"])
+    return dict(one.shares(t, cleanest))
 
 
 def _joined(velocities: list[Tensor], alone: bool) -> Tensor:

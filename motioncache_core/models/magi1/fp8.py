@@ -1,0 +1,99 @@
+"""Linear layers of the quantised MAGI-1 variants: float8 weights, activations rounded to float8 with stored scales.
+
+With a divisor per input channel d, an input scale s and a weight scale w:
+
+    y = (e4m3(clamp(x / d, -448, 448)) @ weight^T) * s * w, rounded to bfloat16.
+
+Layers fed by a norm ("per tensor") divide by their ``input_scale`` [in]; the output projection and the second
+feed-forward layer ("per channel") by a ``smooth_scale`` [1, in]. Only the first entry of ``input_scale`` is s.
+Layout: SandAI-org/MAGI-1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .casting import CastAtUse
+
+FP8 = torch.float8_e4m3fn
+LIMIT = torch.finfo(FP8).max
+
+Tensors = tuple[Tensor, Tensor]
+
+
+def has_scaled_matmul(device: torch.device) -> bool:
+    """Whether a device multiplies float8 matrices itself (NVIDIA from compute capability 8.9 on)."""
+    if device.type != "cuda" or torch.version.cuda is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+class QuantisedLinear(CastAtUse):
+    """A float8 linear layer without bias.
+
+    ComfyUI's weight patching calls :meth:`convert_weight` and :meth:`set_weight`, so that LoRAs see real weights.
+
+    Args:
+        in_features, out_features: sizes.
+        smooth: divides its input per channel.
+        native: multiply in float8 where the device can; else always in plain PyTorch, rounding alike.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        smooth: bool,
+        operations: Any,
+        device: torch.device | None = None,
+        native: bool = True,
+    ):
+        super().__init__(operations)
+        self.native = native
+        scales = {"dtype": torch.float32, "device": device}
+        weight = torch.empty(1, out_features, in_features, dtype=FP8, device=device)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.register_parameter("bias", None)
+        self.weight_scale = nn.Parameter(torch.empty(1, **scales), requires_grad=False)
+        self.input_scale = nn.Parameter(torch.empty(1 if smooth else in_features, **scales), requires_grad=False)
+        if smooth:
+            self.smooth_scale = nn.Parameter(torch.empty(1, in_features, **scales), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, in]`` -> ``[N, out]`` bfloat16."""
+        divisor, scale = (part.to(x.device) for part in self._scales())
+        rounded = (x.float() / divisor).clamp(-LIMIT, LIMIT).bfloat16().to(FP8)
+        weight = self.cast(x, FP8)[0][0]
+        if self.native and has_scaled_matmul(x.device) and not (weight.shape[0] % 16 or weight.shape[1] % 16):
+            scales = {"scale_a": scale.reshape(()), "scale_b": torch.ones((), device=x.device)}
+            return torch._scaled_mm(rounded, weight.t(), **scales, out_dtype=torch.bfloat16)
+        # float8 values are exact in both; a GPU multiplies bfloat16 much faster and sums in float32 as well
+        exact = torch.float32 if x.device.type == "cpu" else torch.bfloat16
+        return (nn.functional.linear(rounded.to(exact), weight.to(exact)).float() * scale).bfloat16()
+
+    def convert_weight(self, weight: Tensor, inplace: bool = False, **_: object) -> Tensor:
+        """Stored weight (any dtype, ``[1, out, in]``) -> the weight that the layer stands for, float32."""
+        divisor, scale = (part.to(weight.device) for part in self._scales())
+        return weight.float() * (scale / divisor)
+
+    def set_weight(
+        self, weight: Tensor, inplace_update: bool = False, seed: int | None = None, return_weight: bool = False
+    ) -> Tensor | None:
+        """Take a weight of :meth:`convert_weight`'s kind; what the stored scales cannot hold is clipped."""
+        divisor, scale = (part.to(weight.device) for part in self._scales())
+        stored = (weight.float() * (divisor / scale)).clamp(-LIMIT, LIMIT).to(FP8)
+        if return_weight:
+            return stored
+        if inplace_update:
+            self.weight.data.copy_(stored)
+        else:
+            self.weight = nn.Parameter(stored, requires_grad=False)
+        return None
+
+    def _scales(self) -> Tensors:
+        """``[in]`` (or ``[1, in]``) divisor of the input, and the factor of the output."""
+        divisor = self.smooth_scale if hasattr(self, "smooth_scale") else self.input_scale
+        return divisor, self.input_scale[:1].to(self.weight_scale.device) * self.weight_scale
