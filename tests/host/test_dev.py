@@ -14,7 +14,7 @@ from tools.host.environment import REPO, SetupError
 
 def dev(*arguments: str, folder: Path = REPO) -> subprocess.CompletedProcess:
     command = [sys.executable, str(REPO / "dev.py"), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
 
 
 def test_help_names_every_command(tmp_path: Path):
@@ -95,7 +95,7 @@ def test_two_set_ups_wait_for_each_other(tmp_path: Path):
             other.stdin.close()
 
         with setup._lock(tmp_path / "lock", release):
-            assert other.wait(timeout=30) == 0
+            assert other.wait(timeout=100) == 0
     assert len(said) == 1 and "waiting" in said[0]
 
 

@@ -73,13 +73,13 @@ def test_an_interrupt_ends_a_running_prompt(comfy: ComfyServer):
     prompt["400"] = {"class_type": "PreviewImage", "inputs": {"images": ["399", 0]}}
     before = len(comfy.messages("executing"))
     prompt_id = comfy.queue(prompt)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while len(comfy.messages("executing")) < before + 3:
         assert time.monotonic() < deadline, "the prompt never began"
         time.sleep(0.005)
     comfy.interrupt()
     with pytest.raises(PromptInterruptedError):
-        comfy.wait(prompt_id, 60)
+        comfy.wait(prompt_id, 200)
     assert len(comfy.messages("executing")) < before + 400
 
 

@@ -124,7 +124,7 @@ class ComfyServer:
         settings: front-end settings beside, or instead of, `USER_SETTINGS`.
         output: where saved files go; by default `output` under `base`.
         arguments: more of ComfyUI's command line.
-        wait: seconds to wait for the first answer.
+        wait: seconds to wait for the first answer; ten are usual, a crowded machine takes minutes.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class ComfyServer:
         settings: dict[str, Any] | None = None,
         output: Path | None = None,
         arguments: tuple[str, ...] = (),
-        wait: float = 180.0,
+        wait: float = 400.0,
     ):
         self.base = Path(base).resolve()
         self.pack = Path(pack).resolve() if pack else None
