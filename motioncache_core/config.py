@@ -117,6 +117,76 @@ def _check_table(table: tuple[tuple[float, float], ...] | None) -> None:
         raise ConfigError("distance_table names a timestep twice; every timestep must occur once")
 
 
+@dataclass(frozen=True)
+class Magi1CacheConfig(CacheConfig):
+    """Knobs for MAGI-1, where a chunk decides once a step, above guidance, and all its steps count for the phases.
+
+    The distance is always that of the patch embedding; weights are always normalised by ``min-max``. Of ``vote``, a
+    share of frames above which a position is recomputed in all of them; other frames keep their own decision.
+
+    Args:
+        chunk_phase_updates: steps, reused ones too, in which a chunk decides as one after warm-up.
+        warmup_start: step of a chunk at which its warm-up begins.
+        distance_per_token: measure the distance of every token by itself.
+        weights_once: keep the motion weights made after a chunk's first step.
+        reuse_ramp: share of tokens that may be reused at the beginning and at the end of a chunk's token phase, in
+            place of ``max_reuse_ratio``.
+        recompute_on_entry: compute everything in the step in which a new chunk enters the window.
+        rescale_residual: stretch what is reused to the length of the present step.
+        made_for_steps: step count that counts and thresholds are meant for; they are scaled to the run's. ``None``:
+            they hold as they are.
+    """
+
+    warmup_steps: int = 5
+    chunk_phase_updates: int = 20
+    chunk_threshold: float = 0.0065
+    token_threshold: float = 0.0065
+    distance: Distance = "patch embedding"
+    vote: float | None = None
+    min_update_ratio: float = 0.0
+    warmup_start: int = 0
+    distance_per_token: bool = False
+    weights_once: bool = False
+    reuse_ramp: tuple[float, float] | None = None
+    recompute_on_entry: bool = False
+    rescale_residual: bool = False
+    made_for_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _one_of("granularity", self.granularity, ("off", "chunk", "token"))
+        _one_of("distance", self.distance, ("patch embedding",))
+        _one_of("weight_norm", self.weight_norm, ("min-max",))
+        _whole("warmup_start", self.warmup_start, 0)
+        for share in self.reuse_ramp or ():
+            _within("reuse_ramp", share, 0.0, 1.0)
+        if self.made_for_steps is not None:
+            _whole("made_for_steps", self.made_for_steps, 1)
+
+    def for_steps(self, steps: int) -> Magi1CacheConfig:
+        """The settings for runs of ``steps`` steps, with counts and thresholds scaled if they are meant for others.
+
+        Fewer steps are longer ones: counts shrink and thresholds grow by the same factor, so that a chunk passes its
+        phases at the same times and waits for about the same number of steps. At least one step stays in each phase.
+        """
+        if self.made_for_steps is None or self.made_for_steps == steps:
+            return replace(self, made_for_steps=None)
+        factor = steps / self.made_for_steps
+
+        def scaled(count: int) -> int:
+            return max(1, round(count * factor)) if count else 0
+
+        return replace(
+            self,
+            warmup_start=scaled(self.warmup_start),
+            warmup_steps=scaled(self.warmup_steps),
+            chunk_phase_updates=scaled(self.chunk_phase_updates),
+            chunk_threshold=self.chunk_threshold / factor,
+            token_threshold=self.token_threshold / factor,
+            made_for_steps=None,
+        )
+
+
 PRESETS: dict[str, CacheConfig] = {
     "MotionCache (published SkyReels-V2 settings)": CacheConfig(),
     "chunk-level only (FlowCache's rule)": CacheConfig(granularity="chunk", min_update_ratio=0.0, vote=None),
@@ -126,3 +196,18 @@ PRESETS: dict[str, CacheConfig] = {
     "off": CacheConfig(granularity="off"),
 }
 """Named starting points. The first is published for the 1.3B model with 50 steps; the others are the peers' rules."""
+
+_PUBLISHED_MAGI1_STEPS = 64
+
+MAGI1_PRESETS: dict[str, CacheConfig] = {
+    "MotionCache (scaled to the steps)": Magi1CacheConfig(made_for_steps=_PUBLISHED_MAGI1_STEPS),
+    "MotionCache (published MAGI-1 settings, 64 steps)": Magi1CacheConfig(),
+    "chunk-level only (FlowCache's rule, scaled to the steps)": Magi1CacheConfig(
+        granularity="chunk", made_for_steps=_PUBLISHED_MAGI1_STEPS
+    ),
+    "off": Magi1CacheConfig(granularity="off"),
+}
+"""For MAGI-1. Published for 64 steps; unscaled, runs of up to 25 steps never reach the token phase."""
+
+PRESETS_OF_FAMILY: dict[str, dict[str, CacheConfig]] = {"skyreels_v2": PRESETS, "magi1": MAGI1_PRESETS}
+"""By the name of the family that plans carry."""

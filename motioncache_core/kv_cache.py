@@ -31,10 +31,10 @@ class KVCache:
         """Memory of a full store, in bytes."""
         return 2 * layers * tokens * width * roles * dtype.itemsize
 
-    def allocate(self, role: Hashable) -> None:
-        """Make the buffers of a role now, so that later memory estimates see them."""
+    def allocate(self, role: Hashable, tokens: int | None = None) -> None:
+        """Make the buffers of a role now, so that later memory estimates see them; ``tokens``: another size."""
         if role not in self._buffers:
-            shape = (2, self.tokens, self.width)
+            shape = (2, self.tokens if tokens is None else tokens, self.width)
             self._buffers[role] = [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(self.layers)]
 
     def write(self, role: Hashable, layer: int, rows: Rows, keys: Tensor, values: Tensor) -> None:

@@ -82,7 +82,10 @@ def part_levels(call: Call, like: Tensor) -> Tensor:
 def window_noise(plan: Plan, window: Window, seed: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """(start noise of the window's frames, noise for its given frames), drawn per chunk from (seed, chunk).
 
-    A chunk that begins among the given frames gets the end of its noise. ``like``: ``[B, C, F, H, W]`` latents that tell batch, channels, size and device.
+    A chunk that begins among the given frames gets the end of its noise.
+
+    Args:
+        like: ``[B, C, F, H, W]`` latents that tell batch, channels, size and device.
     """
     batch, channels, _, height, width = like.shape
 

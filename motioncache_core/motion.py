@@ -88,3 +88,34 @@ def motion_weights(
     if unknown and "no_previous_frame_is_floor" not in quirks:
         weights[0] = 1.0
     return weights.flatten()
+
+
+def latent_difference(latents: Tensor, previous: Tensor, patch: tuple[int, int] = (2, 2)) -> Tensor:
+    """Absolute change of every token's latents against the latent frame before it.
+
+    Args:
+        latents: ``[C, F, H, W]``.
+        previous: ``[C, H, W]`` the frame before.
+        patch: rows and columns of latents in a token.
+
+    Returns:
+        ``[F, P]``: mean over channels and patch.
+    """
+    before = torch.cat([previous.unsqueeze(1), latents[:, :-1]], dim=1)
+    change = (latents - before).abs().mean(dim=0)
+    rows, columns = patch
+    return change.unflatten(2, (-1, columns)).unflatten(1, (-1, rows)).mean(dim=(2, 4)).flatten(1)
+
+
+def latent_motion_weights(
+    latents: Tensor, previous: Tensor | None, *, floor: float, power: float = 1.0, patch: tuple[int, int] = (2, 2)
+) -> Tensor:
+    """One weight per token of a chunk's latents, ``[F * P]``, frame-major, every frame from ``floor`` to 1.
+
+    ``latents`` ``[C, F, H, W]`` and ``previous`` ``[C, H, W]`` as in :func:`latent_difference`; without ``previous``
+    the first frame counts as moving, and so does a frame that changes everywhere alike: weight 1.
+    """
+    change = latent_difference(latents, latents[:, 0] if previous is None else previous, patch)
+    weights = normalise(change, "min-max", floor, power)
+    alike = change.amax(dim=1) == change.amin(dim=1)
+    return torch.where(alike.unsqueeze(1), 1.0, weights).flatten()

@@ -1,4 +1,4 @@
-"""Plans MAGI-1 runs: chunks entering a staged window, every call and every pass, or a refusal before anything is loaded.
+"""Plans MAGI-1 runs: chunks entering a staged window, every call and pass, or a refusal before anything is loaded.
 
 One window covers the whole video. Given latents that fill whole chunks are shown once (``context``); those that begin a
 chunk are shown in each of its steps. A finished chunk is passed once more, clean, when its stage is over (``refresh``).
@@ -239,7 +239,7 @@ def stored_chunks(plan: Plan) -> dict[str, int]:
 def _lifetimes(plan: Plan) -> dict[str, dict[int, tuple[int, int]]]:
     """Branch -> chunk -> calls of its first write and its last read."""
     lives: dict[str, dict[int, tuple[int, int]]] = {}
-    stored = _stored_branch(plan)
+    stored = stored_branch(plan)
     for call in plan.calls:
         for part in call.parts:
             for name in [name for name, _ in part.branches if BRANCHES[name].history]:
@@ -254,7 +254,7 @@ def _lifetimes(plan: Plan) -> dict[str, dict[int, tuple[int, int]]]:
     return {name: own for name, own in lives.items() if own}
 
 
-def _stored_branch(plan: Plan) -> str:
+def stored_branch(plan: Plan) -> str:
     """The branch whose keys and values of settled frames all others read."""
     made = {name for call in plan.calls for part in call.parts for name, _ in part.branches}
     return "null" if "null" in made else "text"

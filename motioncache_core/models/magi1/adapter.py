@@ -1,0 +1,280 @@
+"""MAGI-1's calls as items of its transformer, and what a run remembers: keys and values, decisions.
+
+A call becomes one item for each of its chunks, each pass that the plan takes of it, and each sample. Only as many
+chunks' keys and values are kept as the plan reads again (:func:`~.plan.stored_chunks`): chunk c lies at place c modulo
+that number, the rows of a range are read where they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...events import Decision, Pass, StepReuse
+from ...kv_cache import KVCache
+from ...plan import Call, Part, Plan
+from .attention import AttentionFunction
+from .guidance import BRANCHES
+from .items import Fresh, Item, Stored, Writes
+from .plan import stored_branch, stored_chunks
+from .policy import Magi1Policy
+from .transformer import Magi1Transformer
+
+Texts = Mapping[int, Tensor]
+"""Place of a chunk -> its prompt, ``[L, text_dim]`` valid tokens; a chunk that is missing gets the null text."""
+
+
+@dataclass(frozen=True)
+class BranchRow:
+    """One row of a call's batch: a sample in one of :data:`~.guidance.BRANCHES`.
+
+    Args:
+        auxiliary: a further pass of the branch within one guided step: computes all, stores nothing.
+    """
+
+    branch: str
+    sample: int = 0
+    texts: Texts = field(default_factory=dict)
+    auxiliary: bool = False
+
+    @property
+    def role(self) -> tuple[str, int, int]:
+        """Whose keys and values are meant."""
+        return self.branch, 0, self.sample
+
+
+class Magi1Run:
+    """What a run remembers; born and gone with it. It is the loop's memory, and its step policy where it has one.
+
+    Args:
+        plan: of the run.
+        embed: patch embedding, ``[16, F, h, w]`` latents -> ``[L, dim]`` float32; needed with a policy.
+        kv: store; buffers are made by :meth:`allocate` or when a branch first writes.
+        policy: decides what is reused, ``None``: everything is computed.
+        quirks: defects of the reference to reproduce.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        kv: KVCache,
+        policy: Magi1Policy | None = None,
+        embed: Callable[[Tensor], Tensor] | None = None,
+        quirks: frozenset[str] = frozenset(),
+    ):
+        if policy is not None and embed is None:
+            raise ValueError("a policy needs the patch embedding")
+        self.plan, self.kv, self.policy, self.embed, self.quirks = plan, kv, policy, embed, quirks
+        self.places = stored_chunks(plan)
+        self.settled_branch = stored_branch(plan)
+        self.passes: list[Pass] = []
+        self.decisions: list[Decision] = []
+        self.chosen: dict[int, Tensor] = {}
+        """Of the present call: sample -> indices of the tokens to compute; a missing one computes all."""
+        self._stepping: list[Decision] = []
+        self._first_reads = {call.row: call.parts[0].reads for call in reversed(plan.calls) if call.kind == "denoise"}
+
+    @staticmethod
+    def bytes_needed(
+        plan: Plan, layers: int, width: int, tokens_per_frame: int, samples: int, dtype: torch.dtype
+    ) -> int:
+        """Memory of the store for a plan, in bytes."""
+        rows = sum(stored_chunks(plan).values()) * plan.chunk_frames * tokens_per_frame
+        return KVCache.bytes_needed(layers, rows, width, samples, dtype)
+
+    def allocate(self, tokens_per_frame: int, samples: int = 1) -> None:
+        """Make the store's buffers now, so that later memory estimates see them."""
+        for name, places in self.places.items():
+            for sample in range(samples):
+                self.kv.allocate((name, 0, sample), places * self.plan.chunk_frames * tokens_per_frame)
+
+    def begin_window(self) -> None:
+        """Forget the window before."""
+        if self.policy is not None:
+            self.policy.begin_window()
+
+    def finish_chunk(self, chunk: int) -> None:
+        """A chunk is clean: drop what was kept to reuse it."""
+        if self.policy is not None:
+            self.policy.finish(chunk)
+
+    def take_notes(self) -> tuple[tuple[Pass, ...], tuple[Decision, ...]]:
+        """Passes and decisions since the last time."""
+        notes = tuple(self.passes), tuple(self.decisions)
+        self.passes, self.decisions = [], []
+        return notes
+
+    def memory(self) -> dict[str, Any]:
+        """What a saved state keeps; the rest is made again."""
+        return {"kv": self.kv, "states": self.policy.states if self.policy else {}}
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Take up what :meth:`memory` gave."""
+        self.kv = memory["kv"]
+        if self.policy is not None:
+            self.policy.states = memory["states"]
+
+    def reuse(self, call: Call, x: Tensor) -> StepReuse | None:
+        """The policy's decision about a call; every sample decides by itself."""
+        self.chosen, self._stepping = {}, []
+        if self.policy is None or call.kind != "denoise":
+            return None
+        part = call.parts[0]
+        for sample, latents in enumerate(x):
+            decision = self.policy.decide(("guided", 0, sample), call, self.embed(latents))
+            self._stepping.append(decision)
+            if decision.outcome == "reused":
+                self.chosen[sample] = torch.empty(0, dtype=torch.long, device=x.device)
+            elif decision.mask is not None:
+                self.chosen[sample] = decision.mask.nonzero().flatten()
+        self.decisions += self._stepping
+        if not self.chosen:
+            return None
+        added = [
+            self.policy.added(decision, part) if sample in self.chosen else torch.zeros_like(x[sample])
+            for sample, decision in enumerate(self._stepping)
+        ]
+        if not any(decision.computed for decision in self._stepping):
+            self._note_left_out(part, x)
+            return StepReuse(None, torch.stack(added))
+        computed = [latent_mask(decision, x.shape[2:]) for decision in self._stepping]
+        return StepReuse(torch.stack(computed).to(x.device), torch.stack(added))
+
+    def stepped(self, call: Call, x: Tensor, window: Tensor) -> None:
+        """Hand the outcome of a call's step to the policy."""
+        part = call.parts[0]
+        for sample, decision in enumerate(self._stepping):
+            latents = window[sample]
+            previous = latents[:, part.start - 1] if part.start else None
+            self.policy.observe(decision, part, x[sample], latents[:, part.start : part.stop], previous)
+        self.chosen, self._stepping = {}, []
+
+    def _note_left_out(self, part: Part, x: Tensor) -> None:
+        per_frame = (x.shape[3] // 2) * (x.shape[4] // 2)
+        for name, _ in part.branches:
+            first, last = part.reads if BRANCHES[name].history else (part.start, part.stop)
+            for sample in range(x.shape[0]):
+                row = BranchRow(name, sample)
+                self.passes.append(Pass(row.role, 0, part.frames * per_frame, 0.0, float((last - first) * per_frame)))
+
+    def store_rows(self, branch: str, first: int, last: int, chunk_tokens: int) -> list[tuple[int, int]]:
+        """Where the rows of chunks [first, last) lie, as (start, stop) stretches in the chunks' order."""
+        stretches: list[tuple[int, int]] = []
+        for chunk in range(first, last):
+            start = chunk % self.places[branch] * chunk_tokens
+            if stretches and stretches[-1][1] == start:
+                stretches[-1] = stretches[-1][0], start + chunk_tokens
+            else:
+                stretches.append((start, start + chunk_tokens))
+        return stretches
+
+    def reads_of(self, call: Call, part: Part, partial: bool) -> tuple[int, int]:
+        """Latent frames that a part attends to. Quirk ``sparse_kv_range``: partly computed ones see those of the
+        window's first chunk.
+        """
+        if partial and "sparse_kv_range" in self.quirks:
+            return self._first_reads[call.row]
+        return part.reads
+
+
+def latent_mask(decision: Decision, grid: Sequence[int]) -> Tensor:
+    """``[1, F, H, W]`` bool, latents of the tokens that a decision recomputes."""
+    frames, height, width = grid
+    if decision.mask is None:
+        return torch.full((1, frames, height, width), decision.computed > 0)
+    tokens = decision.mask.view(1, frames, height // 2, width // 2)
+    return tokens.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+
+
+class Magi1Adapter:
+    """Runs calls of a plan through the transformer.
+
+    Args:
+        network: the transformer.
+        attention: attention function.
+    """
+
+    def __init__(self, network: Magi1Transformer, attention: AttentionFunction):
+        self.network, self.attention = network, attention
+
+    def forward(self, x: Tensor, call: Call, rows: Sequence[BranchRow], run: Magi1Run) -> Tensor:
+        """Velocity of a call's frames, towards the clean video.
+
+        Args:
+            x: ``[R, 16, F, h, w]`` noisy latents in model units, one entry for each of ``rows``.
+
+        Returns:
+            ``[R, 16, F, h, w]`` float32; zero where a branch does not pass a part, and at tokens that are reused.
+        """
+        slots = [(r, part) for r, row in enumerate(rows) for part in call.parts if row.branch in dict(part.branches)]
+        items = [_item(x[r], call, part, rows[r], run) for r, part in slots]
+        places = {(r, part.chunk): place for place, (r, part) in enumerate(slots)}
+        items = [
+            replace(item, reads=_reads(r, part, call, rows[r], run, item, places))
+            for item, (r, part) in zip(items, slots, strict=True)
+        ]
+        velocity = torch.zeros_like(x, dtype=torch.float32)
+        for (r, part), output in zip(slots, self.network(items, self.attention, run.kv), strict=True):
+            velocity[r, :, part.start - call.start : part.stop - call.start] = output
+        for r, row in enumerate(rows):
+            own = [item for item, slot in zip(items, slots, strict=True) if slot[0] == r]
+            if own:
+                run.passes.append(_pass(row, own, items))
+        return velocity
+
+
+def _item(x: Tensor, call: Call, part: Part, row: BranchRow, run: Magi1Run) -> Item:
+    """A part in a branch, what it attends to left open."""
+    branch = BRANCHES[row.branch]
+    item = Item(
+        latents=x[:, part.start - call.start : part.stop - call.start],
+        timestep=part.timestep,
+        text=row.texts.get(part.chunk) if branch.prompt and part.step >= 0 else None,
+        # Passes without history see relative positions only; these are the original's places.
+        start=part.start if branch.history else call.stop if branch.prompt else 0,
+        reads=(),
+        text_dropped=branch.dropped,
+        step_length=part.stride or None,
+        chosen=None if row.auxiliary else run.chosen.get(row.sample),
+    )
+    if not (call.writes and branch.history) or row.auxiliary:
+        return item
+    ((start, _),) = run.store_rows(row.branch, part.chunk, part.chunk + 1, item.tokens)
+    return replace(item, writes=Writes(row.role, start))
+
+
+def _reads(
+    r: int, part: Part, call: Call, row: BranchRow, run: Magi1Run, item: Item, places: dict[tuple[int, int], int]
+) -> tuple[Stored | Fresh, ...]:
+    """What an item attends to: its own tokens, and earlier chunks from the call or from the store."""
+    if not BRANCHES[row.branch].history:
+        return (Fresh(places[r, part.chunk]),)
+    frames = run.plan.chunk_frames
+    first, last = run.reads_of(call, part, partial=item.chosen is not None)
+    reads: list[Stored | Fresh] = []
+    settled = min(max(part.settled, first), last) // frames
+    first, last = first // frames, last // frames
+    fresh_from = last if item.writes is not None else part.chunk if call.writes else max(call.parts[0].chunk, first)
+    fresh_from = max(fresh_from, settled)
+    shared = (run.settled_branch, 0, row.sample)
+    for role, begin, end in ((shared, first, settled), (row.role, settled, fresh_from)):
+        stretches = run.store_rows(role[0], begin, end, item.tokens)
+        reads += [Stored(role, start, stop) for start, stop in stretches]
+    return (*reads, *(Fresh(places[r, chunk]) for chunk in range(fresh_from, last)))
+
+
+def _pass(row: BranchRow, own: Sequence[Item], items: Sequence[Item]) -> Pass:
+    """Account of one branch of a call."""
+
+    def keys(item: Item) -> int:
+        return sum(read.rows if isinstance(read, Stored) else items[read.item].computed for read in item.reads)
+
+    computed, total = (sum(getattr(item, name) for item in own) for name in ("computed", "tokens"))
+    pairs = sum(item.computed * keys(item) for item in own)
+    full = sum(item.tokens * max(keys(item), item.tokens) for item in own)
+    role = None if row.auxiliary else row.role
+    return Pass(role, computed, total, pairs / computed if computed else 0.0, full / total)
