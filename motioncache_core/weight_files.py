@@ -1,4 +1,4 @@
-"""Finding the files of one model: a single safetensors file, a sharded set, or a repository folder.
+"""Finding the files of one model: a single safetensors file, a sharded set (or its index), or a repository folder.
 
 Folders are those of the official hub (``config.json`` beside ``model*.safetensors``) and of diffusers
 (``transformer/diffusion_pytorch_model*.safetensors``). Only names, indices and headers are read here, never tensors.
@@ -114,6 +114,9 @@ def find_weight_files(path: Path | str) -> WeightFiles:
         CheckpointError: nothing there, no safetensors weights, or shards are missing (they are named).
     """
     path = Path(path)
+    if path.is_file() and path.name.endswith(INDEX_SUFFIX):
+        files, index = _files_of_index(path, _names(path.parent))
+        return WeightFiles(path, files, index=index)
     if path.is_file():
         files = (path,)
         if shard_stem(path.name):

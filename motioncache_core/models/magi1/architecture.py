@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, NamedTuple
 
 PATCH_SIZE = (1, 2, 2)
@@ -155,7 +155,7 @@ class ArchitectureConfig:
             "text_tokens": "caption_max_length",
             "eps": "layernorm_epsilon",
         }
-        optional = {f.name for f in fields(cls) if f.default is not f.default_factory}
+        optional = {f.name for f in fields(cls) if f.default is not MISSING}
         missing = [theirs for ours, theirs in names.items() if theirs not in model and ours not in optional]
         if missing:
             raise ArchitectureError(f"the model_config lacks {', '.join(missing)}")

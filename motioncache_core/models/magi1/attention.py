@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...kv_cache import KVCache
 from .architecture import INTERLEAVE, ArchitectureConfig
-from .casting import NormPlusOne
+from .casting import Build, NormPlusOne
 from .fp8 import QuantisedLinear
 from .items import Fresh, Item
 from .rotary import rotate
@@ -71,40 +70,35 @@ def by_rows(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     return torch.cat([function(*part) for part in parts])
 
 
-def block_linear(
-    rows: int, columns: int, quantised: bool, smooth: bool, operations: Any, dtype: torch.dtype, device: Any
-) -> nn.Module:
+def block_linear(columns: int, rows: int, quantised: bool, smooth: bool, build: Build) -> nn.Module:
     """A bias-free linear layer of a block, float8 if so stored."""
-    if quantised:
-        return QuantisedLinear(columns, rows, smooth, operations, device)
-    return operations.Linear(columns, rows, bias=False, dtype=dtype, device=device)
+    return QuantisedLinear(columns, rows, smooth, build) if quantised else build.linear(columns, rows)
 
 
 class InputProjections(nn.Module):
     """Norm, then queries (for the video and for the text), keys and values."""
 
-    def __init__(self, config: ArchitectureConfig, quantised: bool, operations: Any, dtype: torch.dtype, device: Any):
+    def __init__(self, config: ArchitectureConfig, quantised: bool, build: Build):
         super().__init__()
-        self.layer_norm = operations.LayerNorm(config.dim, eps=config.eps, dtype=dtype, device=device)
+        self.layer_norm = build.layer_norm(config.dim, config.eps)
         rows = {"q": config.attention_dim, "qx": config.attention_dim, "k": config.kv_dim, "v": config.kv_dim}
         for name, count in rows.items():
-            setattr(self, name, block_linear(count, config.dim, quantised, False, operations, dtype, device))
+            setattr(self, name, block_linear(config.dim, count, quantised, False, build))
 
 
 class JointAttention(nn.Module):
     """Self-attention and text attention side by side, with one projection for both."""
 
-    def __init__(self, config: ArchitectureConfig, quantised: bool, operations: Any, dtype: torch.dtype, device: Any):
+    def __init__(self, config: ArchitectureConfig, quantised: bool, build: Build):
         super().__init__()
         self.config = config
-        made = {"operations": operations, "dtype": dtype, "device": device}
-        self.linear_qkv = InputProjections(config, quantised, **made)
-        self.linear_kv_xattn = block_linear(2 * config.kv_dim, config.dim, False, False, **made)
-        self.linear_proj = block_linear(config.dim, 2 * config.attention_dim, quantised, True, **made)
-        self.q_layernorm = NormPlusOne(config.head_dim, config.eps, **made)
-        self.q_layernorm_xattn = NormPlusOne(config.head_dim, config.eps, precise=False, **made)
-        self.k_layernorm = NormPlusOne(config.head_dim, config.eps, **made)
-        self.k_layernorm_xattn = NormPlusOne(config.head_dim, config.eps, precise=False, **made)
+        self.linear_qkv = InputProjections(config, quantised, build)
+        self.linear_kv_xattn = build.linear(config.dim, 2 * config.kv_dim)
+        self.linear_proj = block_linear(2 * config.attention_dim, config.dim, quantised, True, build)
+        self.q_layernorm = NormPlusOne(config.head_dim, config.eps, build)
+        self.q_layernorm_xattn = NormPlusOne(config.head_dim, config.eps, build, precise=False)
+        self.k_layernorm = NormPlusOne(config.head_dim, config.eps, build)
+        self.k_layernorm_xattn = NormPlusOne(config.head_dim, config.eps, build, precise=False)
 
     def forward(self, layer: int, x: Tensor, packed: Packed) -> Tensor:
         """``[N, dim]`` -> ``[N, dim]``, float32 unless the projection is float8."""

@@ -6,27 +6,58 @@ where they are and hands over functions (LoRA) that the module applies when it c
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-class CastAtUse(nn.Module):
-    """A leaf module with ``weight`` and ``bias`` (a parameter or ``None``) that casts for itself.
+@dataclass(frozen=True)
+class Build:
+    """How a network's layers are made.
 
     Args:
-        operations: where it has ``cast_bias_weight`` (with the signature of ComfyUI's), that does the work.
+        operations: classes ``Linear``, ``Conv3d``, ``LayerNorm`` that cast their weights to the input's dtype, as
+            ComfyUI's ``manual_cast``; with ``cast_bias_weight`` (ComfyUI's) the network's own layers use that too.
+        weight_dtype: in which linear weights of the blocks are stored.
+        norm_dtype: the same for norms.
+        device: where parameters are made.
     """
+
+    operations: Any
+    weight_dtype: torch.dtype
+    norm_dtype: torch.dtype
+    device: torch.device | None = None
+
+    def linear(self, columns: int, rows: int, bias: bool = False) -> nn.Module:
+        """A linear layer of a block."""
+        return self.operations.Linear(columns, rows, bias=bias, dtype=self.weight_dtype, device=self.device)
+
+    def precise_linear(self, columns: int, rows: int, bias: bool = True) -> nn.Module:
+        """A float32 linear layer."""
+        return self.operations.Linear(columns, rows, bias=bias, dtype=torch.float32, device=self.device)
+
+    def layer_norm(self, width: int, eps: float) -> nn.Module:
+        """An ordinary norm."""
+        return self.operations.LayerNorm(width, eps=eps, dtype=self.norm_dtype, device=self.device)
+
+    def precise_parameter(self, *shape: int) -> nn.Parameter:
+        """A float32 parameter."""
+        return nn.Parameter(torch.empty(shape, dtype=torch.float32, device=self.device))
+
+
+class CastAtUse(nn.Module):
+    """A leaf module with ``weight`` and ``bias`` (a parameter or ``None``) that casts for itself."""
 
     comfy_cast_weights = True
     bias: Tensor | None
 
-    def __init__(self, operations: Any):
+    def __init__(self, build: Build):
         super().__init__()
         self.weight_function: list = []
         self.bias_function: list = []
-        self._cast = getattr(operations, "cast_bias_weight", cast_bias_weight)
+        self._cast = getattr(build.operations, "cast_bias_weight", cast_bias_weight)
 
     def cast(self, like: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """Weight and bias in ``dtype`` on the device of ``like``."""
@@ -54,23 +85,14 @@ class NormPlusOne(CastAtUse):
     Args:
         width: channels of the last axis.
         eps: added to the variance.
-        dtype: of the stored parameters.
         precise: compute in float32 and return that; else in the input's dtype, the weight's sum rounded to it too.
     """
 
-    def __init__(
-        self,
-        width: int,
-        eps: float,
-        operations: Any,
-        dtype: torch.dtype,
-        device: torch.device | None,
-        precise: bool = True,
-    ):
-        super().__init__(operations)
+    def __init__(self, width: int, eps: float, build: Build, precise: bool = True):
+        super().__init__(build)
         self.eps, self.precise = eps, precise
-        self.weight = nn.Parameter(torch.empty(width, dtype=dtype, device=device))
-        self.bias = nn.Parameter(torch.empty(width, dtype=dtype, device=device))
+        self.weight = nn.Parameter(torch.empty(width, dtype=build.norm_dtype, device=build.device))
+        self.bias = nn.Parameter(torch.empty(width, dtype=build.norm_dtype, device=build.device))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.float() if self.precise else x

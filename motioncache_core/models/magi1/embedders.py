@@ -10,17 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from .architecture import TIME_CHANNELS, ArchitectureConfig
+from .casting import Build
 
 
 class TimeEmbedding(nn.Module):
     """Time in [0, 1] -> ``[U, dim / 4]``; also used for the step length of the distilled models."""
 
-    def __init__(self, config: ArchitectureConfig, operations: Any, device: torch.device | None = None):
+    def __init__(self, config: ArchitectureConfig, build: Build):
         super().__init__()
-        c, made = config.condition_dim, {"dtype": torch.float32, "device": device}
-        self.mlp = nn.Sequential(
-            operations.Linear(TIME_CHANNELS, c, **made), nn.SiLU(), operations.Linear(c, c, **made)
-        )
+        c = config.condition_dim
+        self.mlp = nn.Sequential(build.precise_linear(TIME_CHANNELS, c), nn.SiLU(), build.precise_linear(c, c))
 
     def forward(self, times: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
         """float32 embedding of several times; the sinusoid passes through ``dtype``, the network's own."""
@@ -42,10 +41,9 @@ def sinusoid(times: Sequence[float], device: torch.device) -> Tensor:
 class NullCaption(nn.Module):
     """The learned text of "no text", in a module of its own so that ComfyUI's partial loading can move it."""
 
-    def __init__(self, config: ArchitectureConfig, device: torch.device | None = None):
+    def __init__(self, config: ArchitectureConfig, build: Build):
         super().__init__()
-        shape = (config.text_tokens, config.text_dim)
-        self.weight = nn.Parameter(torch.empty(shape, dtype=torch.float32, device=device))
+        self.weight = build.precise_parameter(config.text_tokens, config.text_dim)
 
 
 class TextEmbedding(nn.Module):
@@ -55,13 +53,12 @@ class TextEmbedding(nn.Module):
     because ComfyUI finds a parameter by the path that its key spells.
     """
 
-    def __init__(self, config: ArchitectureConfig, operations: Any, device: torch.device | None = None):
+    def __init__(self, config: ArchitectureConfig, build: Build):
         super().__init__()
         self.null_tokens = config.null_tokens
-        self.null_caption_embedding = NullCaption(config, device)
-        made = {"dtype": torch.float32, "device": device}
-        self.y_proj_xattn = nn.Sequential(operations.Linear(config.text_dim, config.dim, **made), nn.SiLU())
-        self.y_proj_adaln = nn.Sequential(operations.Linear(config.text_dim, config.condition_dim, **made))
+        self.null_caption_embedding = NullCaption(config, build)
+        self.y_proj_xattn = nn.Sequential(build.precise_linear(config.text_dim, config.dim), nn.SiLU())
+        self.y_proj_adaln = nn.Sequential(build.precise_linear(config.text_dim, config.condition_dim))
         self.register_load_state_dict_pre_hook(_take_official_key)
 
     def forward(self, text: Tensor | None, device: torch.device) -> Tensor:

@@ -11,12 +11,10 @@ Layout: SandAI-org/MAGI-1.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from .casting import CastAtUse
+from .casting import Build, CastAtUse
 
 FP8 = torch.float8_e4m3fn
 LIMIT = torch.finfo(FP8).max
@@ -42,25 +40,16 @@ class QuantisedLinear(CastAtUse):
         native: multiply in float8 where the device can; else always in plain PyTorch, rounding alike.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        smooth: bool,
-        operations: Any,
-        device: torch.device | None = None,
-        native: bool = True,
-    ):
-        super().__init__(operations)
+    def __init__(self, in_features: int, out_features: int, smooth: bool, build: Build, native: bool = True):
+        super().__init__(build)
         self.native = native
-        scales = {"dtype": torch.float32, "device": device}
-        weight = torch.empty(1, out_features, in_features, dtype=FP8, device=device)
+        weight = torch.empty(1, out_features, in_features, dtype=FP8, device=build.device)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.register_parameter("bias", None)
-        self.weight_scale = nn.Parameter(torch.empty(1, **scales), requires_grad=False)
-        self.input_scale = nn.Parameter(torch.empty(1 if smooth else in_features, **scales), requires_grad=False)
+        self.weight_scale = build.precise_parameter(1)
+        self.input_scale = build.precise_parameter(1 if smooth else in_features)
         if smooth:
-            self.smooth_scale = nn.Parameter(torch.empty(1, in_features, **scales), requires_grad=False)
+            self.smooth_scale = build.precise_parameter(1, in_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, in]`` -> ``[N, out]`` bfloat16."""

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .casting import Build
+
 REFERENCE_AREA = 256
 """Tokens of the picture whose coordinates are not scaled."""
 
@@ -18,9 +20,9 @@ REFERENCE_AREA = 256
 class LearnedBands(nn.Module):
     """The learned frequencies, ``head_dim / 8`` of them, the same for all three axes."""
 
-    def __init__(self, head_dim: int, device: torch.device | None = None):
+    def __init__(self, head_dim: int, build: Build):
         super().__init__()
-        self.bands = nn.Parameter(torch.empty(head_dim // 8, dtype=torch.float32, device=device))
+        self.bands = build.precise_parameter(head_dim // 8)
 
     def forward(self, start: int, grid: tuple[int, int, int], device: torch.device) -> Tensor:
         """Sines, then cosines, of a chunk's tokens: ``[F * H * W, 6 * bands]`` float32.

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from ...kv_cache import KVCache
 from .architecture import LATENT_CHANNELS, PATCH_SIZE, ArchitectureConfig
 from .attention import AttentionFunction, JointAttention, Packed, block_linear, by_rows
-from .casting import NormPlusOne
+from .casting import Build, NormPlusOne
 from .embedders import TextEmbedding, TimeEmbedding
 from .items import Item, Stored
 from .rotary import LearnedBands
@@ -43,10 +43,9 @@ from .rotary import LearnedBands
 class Gates(nn.Module):
     """Condition -> the gates of attention and feed-forward, each in (-1, 1)."""
 
-    def __init__(self, config: ArchitectureConfig, operations: Any, dtype: torch.dtype, device: Any):
+    def __init__(self, config: ArchitectureConfig, build: Build):
         super().__init__()
-        made = {"dtype": dtype, "device": device}
-        self.proj = nn.Sequential(operations.Linear(config.condition_dim, 2 * config.dim, **made))
+        self.proj = nn.Sequential(build.linear(config.condition_dim, 2 * config.dim, bias=True))
 
     def forward(self, condition: Tensor) -> tuple[Tensor, Tensor]:
         """``[U, dim / 4]`` -> two of ``[U, dim]``."""
@@ -56,14 +55,13 @@ class Gates(nn.Module):
 class FeedForward(nn.Module):
     """Norm, then GELU (4.5B) or gated SiLU (24B) between two linear layers."""
 
-    def __init__(self, config: ArchitectureConfig, quantised: bool, operations: Any, dtype: torch.dtype, device: Any):
+    def __init__(self, config: ArchitectureConfig, quantised: bool, build: Build):
         super().__init__()
         self.gated = config.gated
-        self.layer_norm = operations.LayerNorm(config.dim, eps=config.eps, dtype=dtype, device=device)
-        made = {"operations": operations, "dtype": dtype, "device": device}
+        self.layer_norm = build.layer_norm(config.dim, config.eps)
         inner = config.ffn_dim * (2 if config.gated else 1)
-        self.linear_fc1 = block_linear(inner, config.dim, quantised, False, **made)
-        self.linear_fc2 = block_linear(config.dim, config.ffn_dim, quantised, True, **made)
+        self.linear_fc1 = block_linear(config.dim, inner, quantised, False, build)
+        self.linear_fc2 = block_linear(config.ffn_dim, config.dim, quantised, True, build)
 
     def forward(self, x: Tensor) -> Tensor:
         return by_rows(self._rows, x)
@@ -79,15 +77,14 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """One layer. Attribute names are those of the checkpoint's keys."""
 
-    def __init__(self, config: ArchitectureConfig, layer: int, operations: Any, dtype: torch.dtype, device: Any):
+    def __init__(self, config: ArchitectureConfig, layer: int, build: Build):
         super().__init__()
         self.layer = layer
-        made = {"operations": operations, "dtype": dtype, "device": device}
-        self.ada_modulate_layer = Gates(config, **made)
-        self.self_attention = JointAttention(config, config.quantised(layer), **made)
-        self.self_attn_post_norm = NormPlusOne(config.dim, config.eps, **made)
-        self.mlp = FeedForward(config, config.quantised(layer), **made)
-        self.mlp_post_norm = NormPlusOne(config.dim, config.eps, **made)
+        self.ada_modulate_layer = Gates(config, build)
+        self.self_attention = JointAttention(config, config.quantised(layer), build)
+        self.self_attn_post_norm = NormPlusOne(config.dim, config.eps, build)
+        self.mlp = FeedForward(config, config.quantised(layer), build)
+        self.mlp_post_norm = NormPlusOne(config.dim, config.eps, build)
 
     def forward(self, x: Tensor, packed: Packed) -> Tensor:
         """``[N, dim]`` -> ``[N, dim]``."""
@@ -111,11 +108,10 @@ def _add_gated(x: Tensor, new: Tensor, gate: Tensor, norm: nn.Module, packed: Pa
 class Blocks(nn.Module):
     """All layers and the norm behind them."""
 
-    def __init__(self, config: ArchitectureConfig, operations: Any, dtype: torch.dtype, device: Any):
+    def __init__(self, config: ArchitectureConfig, build: Build):
         super().__init__()
-        made = {"operations": operations, "dtype": dtype, "device": device}
-        self.layers = nn.ModuleList([Block(config, i, **made) for i in range(config.num_layers)])
-        self.final_layernorm = NormPlusOne(config.dim, config.eps, **made)
+        self.layers = nn.ModuleList([Block(config, i, build) for i in range(config.num_layers)])
+        self.final_layernorm = NormPlusOne(config.dim, config.eps, build)
 
     def forward(self, x: Tensor, packed: Packed) -> Tensor:
         for block in self.layers:
@@ -126,10 +122,10 @@ class Blocks(nn.Module):
 class Head(nn.Module):
     """Tokens -> the values of their patches."""
 
-    def __init__(self, config: ArchitectureConfig, operations: Any, device: Any):
+    def __init__(self, config: ArchitectureConfig, build: Build):
         super().__init__()
         columns = config.in_channels * PATCH_SIZE[1] * PATCH_SIZE[2]
-        self.linear = operations.Linear(config.dim, columns, bias=False, dtype=torch.float32, device=device)
+        self.linear = build.precise_linear(config.dim, columns, bias=False)
 
 
 class Magi1Transformer(nn.Module):
@@ -137,11 +133,10 @@ class Magi1Transformer(nn.Module):
 
     Args:
         config: sizes.
-        operations: classes ``Linear``, ``Conv3d``, ``LayerNorm`` that cast their weights to the input's dtype, as
-            ComfyUI's ``manual_cast``; with ``cast_bias_weight`` (ComfyUI's) the network's own layers use that too.
-        dtype: in which the blocks are stored and compute; float32 computes everything in float32.
+        operations: classes that its layers are made of, see :class:`~.casting.Build`.
+        dtype: in which the blocks compute; with float32 everything is float32.
         device: where the parameters are made.
-        compute_dtype: in which the blocks compute, if not in ``dtype`` (e.g. weights kept in float8).
+        weight_dtype: in which the blocks' linear weights are stored, if not in ``dtype`` (e.g. plain float8).
     """
 
     def __init__(
@@ -150,19 +145,20 @@ class Magi1Transformer(nn.Module):
         operations: Any,
         dtype: torch.dtype = torch.bfloat16,
         device: torch.device | None = None,
-        compute_dtype: torch.dtype | None = None,
+        weight_dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        self.config, self.dtype = config, compute_dtype or dtype
+        self.config, self.dtype = config, dtype
+        build = Build(operations, weight_dtype or dtype, dtype, device)
         patches = {"kernel_size": PATCH_SIZE, "stride": PATCH_SIZE, "bias": False}
         self.x_embedder = operations.Conv3d(
             config.in_channels, config.dim, **patches, dtype=torch.float32, device=device
         )
-        self.t_embedder = TimeEmbedding(config, operations, device)
-        self.y_embedder = TextEmbedding(config, operations, device)
-        self.rope = LearnedBands(config.head_dim, device)
-        self.videodit_blocks = Blocks(config, operations, dtype, device)
-        self.final_linear = Head(config, operations, device)
+        self.t_embedder = TimeEmbedding(config, build)
+        self.y_embedder = TextEmbedding(config, build)
+        self.rope = LearnedBands(config.head_dim, build)
+        self.videodit_blocks = Blocks(config, build)
+        self.final_linear = Head(config, build)
 
     def forward(self, items: Sequence[Item], attention: AttentionFunction, kv: KVCache | None = None) -> list[Tensor]:
         """Velocities.
