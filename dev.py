@@ -77,6 +77,9 @@ def named(kind: str, pattern: str, prefix: str, rest: list[str]) -> int:
 def run(environment: Environment, arguments: list[str], folder: Path | None = None) -> int:
     """Run the environment's Python, telling it where everything lies."""
     variables = {**os.environ, **environment.variables()}
+    if os.name == "posix":  # in this process's place, so that whoever ends this one ends it too
+        os.chdir(folder or Path.cwd())
+        os.execve(environment.python, [str(environment.python), *arguments], variables)
     return subprocess.run([str(environment.python), *arguments], env=variables, cwd=folder).returncode
 
 

@@ -87,3 +87,13 @@ def test_a_server_that_cannot_start_says_why(environment: Environment, tmp_path:
     server = ComfyServer(tmp_path, pack=None, environment=environment, arguments=("--no-such-flag",))
     with pytest.raises(ComfyError, match="ended with exit code 2(.|\n)*--no-such-flag"), server:
         pytest.fail("it must not come up")
+
+
+def test_the_pack_in_a_used_folder_is_the_one_asked_for(environment: Environment, tmp_path: Path):
+    place = tmp_path / "base" / "custom_nodes" / "motioncache"
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        ComfyServer(tmp_path / "base", pack=tmp_path / name, environment=environment).prepare()
+        assert place.resolve() == tmp_path / name
+    ComfyServer(tmp_path / "base", pack=None, environment=environment).prepare()
+    assert not place.exists()

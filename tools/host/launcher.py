@@ -1,6 +1,6 @@
-"""Starts ComfyUI's own `main.py` in this process: `python launcher.py COMFYUI_FOLDER [--tied] [ComfyUI's arguments]`.
+"""Starts ComfyUI's own `main.py` in this process: `python launcher.py COMFYUI_FOLDER [ComfyUI's arguments]`.
 
-With `--tied` the server ends when its standard input closes, so that it cannot outlive a test run that was killed.
+The server ends when its standard input does: with a pipe there, it cannot outlive the process that started it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ def main() -> None:
 
     sys.path.pop()
     comfyui, *arguments = sys.argv[1:]
-    if arguments and arguments[0] == "--tied":
-        arguments.pop(0)
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_input, daemon=True).start()
     declare_missing_ops()
     entry = Path(comfyui).resolve() / "main.py"
     sys.argv = [str(entry), *arguments]
@@ -30,7 +28,7 @@ def main() -> None:
     runpy.run_path(str(entry), run_name="__main__")
 
 
-def _end_with_parent() -> None:
+def _end_with_input() -> None:
     while os.read(0, 1024):
         continue
     os._exit(0)

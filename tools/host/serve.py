@@ -23,10 +23,12 @@ def main() -> int:
     )
     server.prepare()
     print(f"ComfyUI will be at {server.url}; models, input and output are in {server.base}", file=sys.stderr)
-    try:
-        return subprocess.run(server.command(tied=False), env={**os.environ, **OFFLINE}).returncode
-    except KeyboardInterrupt:
-        return 0
+    # The pipe ends with this process, and the server with the pipe.
+    with subprocess.Popen(server.command(), stdin=subprocess.PIPE, env={**os.environ, **OFFLINE}) as comfyui:
+        try:
+            return comfyui.wait()
+        except KeyboardInterrupt:
+            return 0
 
 
 if __name__ == "__main__":

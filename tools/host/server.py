@@ -199,16 +199,21 @@ class ComfyServer:
         settings = json.dumps(self._settings, indent=1)
         (self.base / "user/default/comfy.settings.json").write_text(settings, encoding="utf-8")
         place = self.base / "custom_nodes" / "motioncache"
-        if self.pack is not None and not place.exists():
-            try:
-                place.symlink_to(self.pack, target_is_directory=True)
-            except OSError:
-                shutil.copytree(self.pack, place, ignore=shutil.ignore_patterns(".git", "__pycache__", "tests"))
+        # One left by an earlier run may be of another checkout.
+        if place.is_symlink():
+            place.unlink()
+        elif place.exists():
+            shutil.rmtree(place)
+        if self.pack is None:
+            return
+        try:
+            place.symlink_to(self.pack, target_is_directory=True)
+        except OSError:
+            shutil.copytree(self.pack, place, ignore=shutil.ignore_patterns(".git", "__pycache__", "tests"))
 
-    def command(self, *, tied: bool = True) -> list[str]:
-        """The command line of the server; `tied` ends it with the process that started it."""
+    def command(self) -> list[str]:
+        """The command line of the server, which ends when its standard input does."""
         command = [str(self.environment.python), str(HERE / "launcher.py"), str(self.environment.comfyui)]
-        command += ["--tied"] if tied else []
         command += ["--output-directory", str(self.folders["output"])]
         command += ["--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(self.base)]
         command += ["--database-url", f"sqlite:///{(self.base / 'user' / 'comfyui.db').as_posix()}"]
