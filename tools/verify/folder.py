@@ -1,4 +1,4 @@
-"""A folder of golden cases: `cases.json`, and its references resolved to arrays and JSON values.
+"""A folder of golden cases: `cases.json`, and its references resolved to arrays and JSON values (perhaps gzipped).
 
 References: `ROLE:NAME` array of the file `files[ROLE]`; `ROLE:NAME*` a series, keyed by what the star stands for;
 `ROLE:/a/0` JSON pointer into a JSON file; `ROLE@/a/0` the same into the JSON text under the metadata key `settings` of
@@ -7,6 +7,7 @@ a safetensors file.
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 ARRAY_SUFFIXES = (".safetensors", ".npz")
+JSON_SUFFIXES = (".json", ".json.gz")
 _REFERENCE = re.compile(r"(?P<role>[^:@]+)(?P<mark>[:@])(?P<name>.+)")
 _CASE_FIELDS = {
     "id": str,
@@ -65,8 +67,9 @@ class Folder:
         """Content of a JSON file of the folder."""
         if name not in self._json:
             try:
-                self._json[name] = json.loads(self.existing(name).read_text(encoding="utf-8"))
-            except ValueError as error:
+                content = self.existing(name).read_bytes()
+                self._json[name] = json.loads(gzip.decompress(content) if name.endswith(".gz") else content)
+            except (ValueError, OSError, EOFError) as error:
                 raise CaseError(f"{name} is not JSON: {error}") from None
         return self._json[name]
 
@@ -144,7 +147,7 @@ class Reference:
             CaseError: it does not resolve.
         """
         file, mark, name = self._parts
-        if mark == "@" or file.endswith(".json"):
+        if mark == "@" or file.endswith(JSON_SUFFIXES):
             self.load()
             return {}
         arrays = self.case.folder.arrays(file)
@@ -158,7 +161,7 @@ class Reference:
         folder = self.case.folder
         if mark == "@":
             return _pointed(folder.arrays(file).settings(), name, self.text)
-        if file.endswith(".json"):
+        if file.endswith(JSON_SUFFIXES):
             return _pointed(folder.json(file), name, self.text)
         found = {key: folder.arrays(file).load(array) for key, array in self.names().items()}
         return found if "*" in name else found[""]

@@ -40,12 +40,14 @@ WANTED = "a MAGI-1 transformer (safetensors; 4.5B or 24B, base or distilled, off
 WEIGHT_FOLDERS = "inference_weight"
 """How the official folders with weights begin; they lie in a folder with the variant's name."""
 
+STACKED_KEY = f"{PREFIX}self_attention.linear_qkv.weight"
+"""A key of MAGI-1.1 24B, whose layers are stacked in one tensor each."""
+
 FP8 = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 PLAIN = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 _PREFIXES = ("", "model.diffusion_model.", "diffusion_model.", "model.", "module.", "transformer.")
 _COMPANIONS = ("text_encoders.", "vae.", "first_stage_model.", "cond_stage_model.", "conditioner.")
-_STACKED = f"{PREFIX}self_attention.linear_qkv.weight"
 _DISTILLED = re.compile(r"(?i)(?<![a-z])distill(ed|ation)?(?![a-z])")
 _BASE = re.compile(r"(?i)(?<![a-z])base(?![a-z])")
 _MAX_CONFIG_BYTES = 1_000_000
@@ -191,10 +193,10 @@ def _prefix(found: WeightFiles, shapes: Mapping[str, tuple[int, ...]]) -> str:
         CheckpointError: it is another kind of model.
     """
     for prefix in _PREFIXES:
-        if prefix + _STACKED in shapes:
+        if prefix + STACKED_KEY in shapes:
             raise _fail(
                 found,
-                f"holds its layers stacked in one tensor each ({prefix}{_STACKED}), as MAGI-1.1 24B does, which no "
+                f"holds its layers stacked in one tensor each ({prefix}{STACKED_KEY}), as MAGI-1.1 24B does, which no "
                 "public code reads.",
             )
         if any(key.startswith(prefix + PREFIX) for key in shapes) or prefix + SIZE_KEYS[0] in shapes:

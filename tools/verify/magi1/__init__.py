@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ..check import Kind
-from . import transformer
+from . import manifests, transformer
 
 KINDS = {
     "dit.forward": Kind(transformer.forward),
     "dit.calls": Kind(transformer.calls, quirks=frozenset({transformer.LEADING_CHUNK})),
+    "manifest": Kind(manifests.manifest),
 }
