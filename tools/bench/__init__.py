@@ -1,0 +1,1 @@
+"""Benchmarks: one module a benchmark, run with ``python dev.py bench NAME``."""

@@ -1,0 +1,20 @@
+"""The pack in this process, imported as ComfyUI does it: as a package, here called ``motioncache``."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+from tools.host.environment import REPO
+
+NAME = "motioncache"
+
+
+def load() -> None:
+    """Make ``motioncache`` importable. ComfyUI must be on the path, and its arguments set, before the first call."""
+    if NAME in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(NAME, REPO / "__init__.py", submodule_search_locations=[str(REPO)])
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[NAME] = module
+    spec.loader.exec_module(module)
