@@ -82,9 +82,9 @@ class Session:
             self._prepare(wan, model_wrap, per_frame, lists_in_use(model_wrap, extra_args["model_options"]))
         options = extra_args["model_options"].setdefault("transformer_options", {})
         relay = _Relay(self, wan, role_slots(model_wrap.conds))
-        comfy.patcher_extension.add_wrapper_with_key(
-            comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, WRAPPER_KEY, relay, options
-        )
+        wrappers = options.setdefault("wrappers", {})
+        # in place of the window before's: one guider run may sample several windows
+        wrappers.setdefault(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, {})[WRAPPER_KEY] = [relay]
         noise, given_noise = window_noise(self.plan, window, self.settings.seed, self.state.video)
         given = history_latents(window, self.state.video) if given is None else given
         begin_window(self.plan, window, self.state, self.network, noise, given_noise, given)
@@ -128,6 +128,16 @@ def token_grid(height: int, width: int, patch: tuple[int, int, int]) -> tuple[in
     return -(-height // patch[1]), -(-width // patch[2])
 
 
+class _Attention:
+    """ComfyUI's selected attention. ``options``: transformer options of the forward that it serves."""
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {}
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        return optimized_attention(q, k, v, heads=heads, transformer_options=self.options)
+
+
 class _Relay:
     """Wrapper around the network's forward: turns a guider's batch into roles and hands it to the adapter."""
 
@@ -136,8 +146,8 @@ class _Relay:
         self.slots = slots
         self.call: Call | None = None
         self.seen: set[Any] = set()
-        self.adapter = SkyReelsV2Adapter(wan, self._attention, _one_rate(session.settings.fps_term))
-        self.options: dict[str, Any] = {}
+        self.attention = _Attention()
+        self.adapter = SkyReelsV2Adapter(wan, self.attention, _one_rate(session.settings.fps_term))
 
     def begin(self, call: Call) -> None:
         self.call, self.seen = call, set()
@@ -147,21 +157,24 @@ class _Relay:
         self, executor: Any, x: Tensor, timestep: Tensor, context: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor:
         options = kwargs.get("transformer_options") or next(a for a in reversed(args) if isinstance(a, dict))
-        self.options = options
         call = self.call
         rows = self._rows(options["uuids"], x.shape[0])
         timesteps = [part.timestep for part in call.parts for _ in range(part.start, part.stop)]
-        velocity = self.adapter.forward(
-            x,
-            context,
-            call,
-            rows,
-            self.session.network,
-            [timesteps] * len(rows),
-            [[0] * len(timesteps)] * len(rows),
-            replacements=_block_replacements(options),
-            options=options,
-        )
+        self.attention.options = options
+        try:
+            velocity = self.adapter.forward(
+                x,
+                context,
+                call,
+                rows,
+                self.session.network,
+                [timesteps] * len(rows),
+                [[0] * len(timesteps)] * len(rows),
+                replacements=_block_replacements(options),
+                options=options,
+            )
+        finally:  # the options hold this object: without the circle a run's memory is free at its end
+            self.attention.options = {}
         if len(call.parts) == 1 or call.sigma == 0.0:
             return velocity
         return velocity * (part_levels(call, velocity) / call.sigma)
@@ -178,9 +191,6 @@ class _Relay:
             prompt = (slot.name, slot.place)
             rows += [BranchRow((slot.name, slot.slot, sample), prompt, auxiliary) for sample in range(samples)]
         return rows
-
-    def _attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        return optimized_attention(q, k, v, heads=heads, transformer_options=self.options)
 
 
 def _one_rate(term: Tensor | None) -> Tensor | None:
