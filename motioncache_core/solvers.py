@@ -40,9 +40,10 @@ class Euler(Solver):
     """First order: the straight line from the sample through x0. It remembers nothing of earlier steps."""
 
     def step(self, x0: Tensor, sample: Tensor) -> Tensor:
-        ratio = self.sigmas[self.index + 1] / self.sigmas[self.index]
+        now, after = self.sigmas[self.index : self.index + 2]
         self.index += 1
-        return x0 + (sample - x0) * ratio
+        # A short step leaves most of the sample as it is: what is added must not carry x0's rounding in full.
+        return sample + (x0 - sample) * ((now - after) / now)
 
     def skip(self) -> None:
         self.index += 1

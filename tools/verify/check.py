@@ -11,7 +11,8 @@ from .compare import Difference, Restricted, compare, compare_records, tolerance
 from .folder import Case, CaseError, Value
 
 Handler = Callable[[Case], Mapping[str, Value | Restricted]]
-"""Case -> our results by output name. It never looks at the outputs' stored values."""
+"""Case -> our results by output name. It never looks at the outputs' stored values, but for stored decisions where the
+case's `compare` says that values count only until one differs."""
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from ..check import Kind
-from . import manifests, transformer
+from . import manifests, sampling, schedule, transformer
 
 KINDS = {
     "dit.forward": Kind(transformer.forward),
     "dit.calls": Kind(transformer.calls, quirks=frozenset({transformer.LEADING_CHUNK})),
     "manifest": Kind(manifests.manifest),
+    **schedule.KINDS,
+    **sampling.KINDS,
 }
