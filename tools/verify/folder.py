@@ -2,7 +2,7 @@
 
 References: `ROLE:NAME` array of the file `files[ROLE]`; `ROLE:NAME*` a series, keyed by what the star stands for;
 `ROLE:/a/0` JSON pointer into a JSON file; `ROLE@/a/0` the same into the JSON text under the metadata key `settings` of
-a safetensors file.
+a safetensors file; `ROLE:` the file itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 ARRAY_SUFFIXES = (".safetensors", ".npz")
 JSON_SUFFIXES = (".json", ".json.gz")
-_REFERENCE = re.compile(r"(?P<role>[^:@]+)(?P<mark>[:@])(?P<name>.+)")
+_REFERENCE = re.compile(r"(?P<role>[^:@]+)(?P<mark>[:@])(?P<name>.*)")
 _CASE_FIELDS = {
     "id": str,
     "kind": str,
@@ -38,7 +38,7 @@ _CASE_FIELDS = {
 }
 
 Value = Any
-"""A Tensor, a series ``{key: Tensor}``, or a JSON value."""
+"""A Tensor, a series ``{key: Tensor}``, a JSON value, or the path of a file."""
 
 
 class CaseError(ValueError):
@@ -136,18 +136,18 @@ class Reference:
     @cached_property
     def _parts(self) -> tuple[str, str, str]:
         match = _REFERENCE.fullmatch(self.text)
-        if match is None:
-            raise CaseError(f"reference {self.text!r} is not ROLE:NAME or ROLE@/POINTER")
+        if match is None or match["mark"] == "@" and not match["name"]:
+            raise CaseError(f"reference {self.text!r} is not ROLE:NAME, ROLE: or ROLE@/POINTER")
         return self.case.file(match["role"]), match["mark"], match["name"]
 
     def names(self) -> dict[str, str]:
-        """Arrays it means: ``{key: array name}``, with key '' for a single one; empty for a JSON value.
+        """Arrays it means: ``{key: array name}``, with key '' for a single one; empty for a JSON value or a file.
 
         Raises:
             CaseError: it does not resolve.
         """
         file, mark, name = self._parts
-        if mark == "@" or file.endswith(JSON_SUFFIXES):
+        if mark == "@" or not name or file.endswith(JSON_SUFFIXES):
             self.load()
             return {}
         arrays = self.case.folder.arrays(file)
@@ -161,6 +161,8 @@ class Reference:
         folder = self.case.folder
         if mark == "@":
             return _pointed(folder.arrays(file).settings(), name, self.text)
+        if not name:
+            return folder.existing(file)
         if file.endswith(JSON_SUFFIXES):
             return _pointed(folder.json(file), name, self.text)
         found = {key: folder.arrays(file).load(array) for key, array in self.names().items()}

@@ -76,7 +76,7 @@ def preprocess_image(case: Case) -> dict[str, Tensor]:
     from PIL import Image
 
     s = case.settings
-    with Image.open(case.path("file")) as picture:
+    with Image.open(case.input("file")) as picture:
         pixels = torch.from_numpy(np.array(picture.convert("RGB")))
     if tuple(pixels.shape[:2]) != (s["input_height"], s["input_width"]):
         raise CaseError(f"the picture is {pixels.shape[1]} x {pixels.shape[0]}, not as the settings say")
@@ -89,7 +89,7 @@ def preprocess_video(case: Case) -> dict[str, Tensor]:
 
     s = case.settings
     case.require(aspect="fit", max_seconds=None if s["select"] == "first" else 5)
-    with av.open(str(case.path("file"))) as file:
+    with av.open(str(case.input("file"))) as file:
         stream = file.streams.video[0]
         decoded = list(file.decode(stream))
         times = [float(frame.pts * stream.time_base) for frame in decoded]
