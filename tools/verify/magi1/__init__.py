@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..check import Kind
-from . import manifests, sampling, schedule, transformer
+from . import manifests, sampling, schedule, text, transformer, vae
 
 KINDS = {
     "dit.forward": Kind(transformer.forward),
@@ -11,4 +11,6 @@ KINDS = {
     "manifest": Kind(manifests.manifest),
     **schedule.KINDS,
     **sampling.KINDS,
+    **vae.KINDS,
+    **text.KINDS,
 }
