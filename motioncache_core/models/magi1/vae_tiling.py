@@ -16,12 +16,16 @@ import torch
 from torch import Tensor
 
 from .vae import Magi1Vae
+from .vae_config import VaeConfig
 
 SCALE_FACTOR = 0.18215
 """The transformer works on latents times this."""
 
 ONE_FRAME_QUIRK = "single_latent_tile_one_frame"
 """The original decodes a tile of one latent frame to one frame, also in the middle of a video."""
+
+ACTIVATIONS = 40
+"""Largest number of tensors of the residual stream's size that live at once, measured with a margin."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,11 @@ class TiledVae:
     Args:
         network: encodes and decodes one tile.
         tiling: sizes of the tiles.
-        keep_on: device that results are collected on; ``None``: where they are made.
     """
 
-    def __init__(self, network: Magi1Vae, tiling: Tiling | None = None, keep_on: torch.device | None = None):
+    def __init__(self, network: Magi1Vae, tiling: Tiling | None = None):
         self.network = network
         self.tiling = tiling or Tiling()
-        self.keep_on = keep_on
         config = network.config
         self.length, self.side = config.patch_length, config.patch_size
         self.pixel_tile = (self.tiling.height, self.tiling.width)
@@ -62,9 +64,10 @@ class TiledVae:
         self.latent_frames = max(self.tiling.frames // self.length, 1)
 
     def encode(self, video: Tensor, on_tile: Callable[[], None] = lambda: None) -> Tensor:
-        """``[B, 3, T, H, W]`` in -1..1 -> ``[B, 16, t, h, w]`` means, unscaled, with the dtype of the video.
+        """``[B, 3, T, H, W]`` in -1..1 -> ``[B, 16, t, h, w]`` means, unscaled, in the weights' dtype.
 
-        A tile of one frame is repeated to fill one latent frame (a single image, or T = 12k + 1).
+        A tile of one frame is repeated to fill one latent frame (a single image, or T = 12k + 1). Rows of tiles in
+        time (12 frames) are independent, so they may as well be encoded one by one.
 
         Args:
             on_tile: called after every tile.
@@ -75,8 +78,8 @@ class TiledVae:
         parts = []
         for begin in range(0, video.shape[2], self.tiling.frames):
             part = video[:, :, begin : begin + self.tiling.frames]
-            tiles = _map(part, self.pixel_tile, self.tiling.overlap, self.network.encode, on_tile)
-            parts.append(self._kept(_blended(tiles, self.latent_tile, self.tiling, in_place=True)))
+            rows = _map(part, self.pixel_tile, self.tiling.overlap, self.network.encode, on_tile)
+            parts.append(_blended(rows, self.latent_tile, self.tiling, in_place=True))
         return torch.cat(parts, dim=2)
 
     def decode(self, latent: Tensor, *, single_image: bool = False, quirks: frozenset[str] = frozenset()) -> Tensor:
@@ -111,11 +114,8 @@ class TiledVae:
         def decode_tile(tile: Tensor) -> Tensor:
             return self.network.decode(tile, single_image=single)
 
-        tiles = _map(latent, self.latent_tile, self.tiling.overlap, decode_tile, on_tile)
-        return self._kept(_blended(tiles, self.pixel_tile, self.tiling, in_place=False))
-
-    def _kept(self, tensor: Tensor) -> Tensor:
-        return tensor if self.keep_on is None else tensor.to(self.keep_on)
+        rows = _map(latent, self.latent_tile, self.tiling.overlap, decode_tile, on_tile)
+        return _blended(rows, self.pixel_tile, self.tiling, in_place=False)
 
 
 class DecodeStream:
@@ -149,6 +149,24 @@ class DecodeStream:
         return self._vae.decode_row(row, self._single_image, self._on_tile)
 
 
+def bytes_needed(config: VaeConfig, batch: int, width: int, dtype: torch.dtype, tiling: Tiling | None = None) -> int:
+    """Memory for encoding or decoding beside the weights, about: one tile's activations, two rows of decoded tiles.
+
+    It does not grow with the length or the height of a video.
+
+    Args:
+        width: pixels.
+        dtype: of the weights.
+    """
+    tiling = tiling or Tiling()
+    pixels = tiling.frames * tiling.height * tiling.width
+    tokens = pixels // config.patch_volume
+    tile = ACTIVATIONS * tokens * config.embed_dim * dtype.itemsize
+    in_row = -(-width // _stride(tiling.width, tiling.overlap))
+    row = in_row * pixels * config.in_chans * (2 * dtype.itemsize + 2 * tiling.blend_dtype.itemsize)
+    return batch * (tile + row)
+
+
 def _stride(size: int, overlap: float) -> int:
     return int(size * (1 - overlap))
 
@@ -159,40 +177,39 @@ def _map(
     overlap: float,
     function: Callable[[Tensor], Tensor],
     on_tile: Callable[[], None],
-) -> list[list[Tensor]]:
-    """A function of every tile, as rows of columns. The last tiles may lie wholly inside their neighbours."""
+) -> Iterator[list[Tensor]]:
+    """A function of every tile, row by row. The last tiles may lie wholly inside their neighbours."""
     (height, width), (down, right) = sizes, (_stride(size, overlap) for size in sizes)
-    rows = []
     for top in range(0, volume.shape[3], down):
         row = []
         for left in range(0, volume.shape[4], right):
             row.append(function(volume[:, :, :, top : top + height, left : left + width]))
             on_tile()
-        rows.append(row)
-    return rows
+        yield row
 
 
-def _blended(tiles: list[list[Tensor]], sizes: tuple[int, int], tiling: Tiling, *, in_place: bool) -> Tensor:
-    """Tiles joined to one volume; ``sizes``: height and width of a full tile.
+def _blended(rows: Iterator[list[Tensor]], sizes: tuple[int, int], tiling: Tiling, *, in_place: bool) -> Tensor:
+    """Tiles joined to one volume, with their dtype; ``sizes``: height and width of a full tile.
 
     Args:
         in_place: blend against neighbours that are blended already, instead of as they came.
     """
     down, right = (int(size * tiling.overlap) for size in sizes)
     kept = (..., slice(sizes[0] - down), slice(sizes[1] - right))
-    dtype = tiles[0][0].dtype
-    done: list[list[Tensor]] = []
-    neighbours = done if in_place else tiles
-    for i, row in enumerate(tiles):
-        done.append([])
+    strips: list[Tensor] = []
+    above: list[Tensor] = []
+    for row in rows:
+        done: list[Tensor] = []
         for j, tile in enumerate(row):
             blended = tile.to(tiling.blend_dtype)
-            if i:
-                blended = _blend(neighbours[i - 1][j], blended, down, dim=3)
+            if above:
+                blended = _blend(above[j], blended, down, dim=3)
             if j:
-                blended = _blend(neighbours[i][j - 1], blended, right, dim=4)
-            done[i].append(blended)
-    return torch.cat([torch.cat([tile[kept] for tile in row], dim=4) for row in done], dim=3).to(dtype)
+                blended = _blend((done if in_place else row)[j - 1], blended, right, dim=4)
+            done.append(blended)
+        strips.append(torch.cat([tile[kept] for tile in done], dim=4).to(row[0].dtype))
+        above = done if in_place else row
+    return torch.cat(strips, dim=3)
 
 
 def _blend(before: Tensor, tile: Tensor, extent: int, dim: int) -> Tensor:
