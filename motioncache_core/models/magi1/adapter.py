@@ -18,6 +18,7 @@ from ...events import Decision, Pass, StepReuse
 from ...kv_cache import KVCache
 from ...plan import Call, Part, Plan
 from .attention import AttentionFunction
+from .compression import Compression, QueryTap, kept_tokens, take
 from .guidance import BRANCHES
 from .items import Fresh, Item, Stored, Writes
 from .plan import stored_branch, stored_chunks
@@ -56,6 +57,11 @@ class Magi1Run:
         kv: store; buffers are made by :meth:`allocate` or when a branch first writes.
         policy: decides what is reused, ``None``: everything is computed.
         quirks: defects of the reference to reproduce.
+        compression: of finished chunks' keys and values, ``None``: all are kept that the plan reads.
+
+    Raises:
+        ValueError: a policy without patch embedding; compression where chunks are computed token by token.
+        PlanError: compression that does not fit the plan.
     """
 
     def __init__(
@@ -65,18 +71,31 @@ class Magi1Run:
         policy: Magi1Policy | None = None,
         embed: Callable[[Tensor], Tensor] | None = None,
         quirks: frozenset[str] = frozenset(),
+        compression: Compression | None = None,
     ):
         if policy is not None and embed is None:
             raise ValueError("a policy needs the patch embedding")
         self.plan, self.kv, self.policy, self.embed, self.quirks = plan, kv, policy, embed, quirks
         self.places = stored_chunks(plan)
         self.settled_branch = stored_branch(plan)
+        self.compression = compression
+        self.dropped = 0
+        """Chunks whose place in the settled branch's store was given up."""
+        self.queries: dict[int, list[Tensor]] = {}
+        """With compression: sample -> ``[m, heads, d]`` queries of the last computed chunk, by layer."""
+        if compression is not None:
+            compression.check(plan)
+            if policy is not None and policy.config.granularity == "token":
+                raise ValueError("keys and values cannot be compressed while chunks are computed token by token")
+            self.places[self.settled_branch] = compression.cache_chunks
         self.passes: list[Pass] = []
         self.decisions: list[Decision] = []
         self.chosen: dict[int, Tensor] = {}
         """Of the present call: sample -> indices of the tokens to compute; a missing one computes all."""
         self._stepping: list[Decision] = []
-        self._first_reads = {call.row: call.parts[0].reads for call in reversed(plan.calls) if call.kind == "denoise"}
+        self._active: dict[int, list[Part]] = {}
+        for call in plan.calls:
+            self._active.setdefault(call.row, []).extend(part for part in call.parts if part.step >= 0)
 
     @staticmethod
     def bytes_needed(
@@ -110,11 +129,12 @@ class Magi1Run:
 
     def memory(self) -> dict[str, Any]:
         """What a saved state keeps; the rest is made again."""
-        return {"kv": self.kv, "states": self.policy.states if self.policy else {}}
+        states = self.policy.states if self.policy else {}
+        return {"kv": self.kv, "states": states, "dropped": self.dropped, "queries": self.queries}
 
     def recall(self, memory: dict[str, Any]) -> None:
         """Take up what :meth:`memory` gave."""
-        self.kv = memory["kv"]
+        self.kv, self.dropped, self.queries = memory["kv"], memory["dropped"], memory["queries"]
         if self.policy is not None:
             self.policy.states = memory["states"]
 
@@ -164,6 +184,8 @@ class Magi1Run:
     def store_rows(self, branch: str, first: int, last: int, chunk_tokens: int) -> list[tuple[int, int]]:
         """Where the rows of chunks [first, last) lie, as (start, stop) stretches in the chunks' order."""
         stretches: list[tuple[int, int]] = []
+        if branch == self.settled_branch:
+            first = max(first, self.dropped)
         for chunk in range(first, last):
             start = chunk % self.places[branch] * chunk_tokens
             if stretches and stretches[-1][1] == start:
@@ -172,12 +194,38 @@ class Magi1Run:
                 stretches.append((start, start + chunk_tokens))
         return stretches
 
+    def make_room(self, row: int, chunk_tokens: int, frame_tokens: int, groups: int) -> dict[int, list[Tensor]]:
+        """Compress the finished chunks if another one enters in this row and the store is full.
+
+        Returns:
+            What stayed, if anything was compressed: sample -> by layer ``[n, groups]`` indices into the rows before.
+        """
+        entering = [part.chunk for part in self._active.get(row, ()) if part.step == 0]
+        if self.compression is None or not entering or entering[0] - self.compression.cache_chunks < self.dropped:
+            return {}
+        name, first_active = self.settled_branch, self._active[row][0].chunk
+        before = self.store_rows(name, self.dropped, first_active, chunk_tokens)
+        after = self.store_rows(name, self.dropped + 1, first_active, chunk_tokens)
+        budget = sum(stop - start for start, stop in after)
+        kept: dict[int, list[Tensor]] = {}
+        for sample, by_layer in self.queries.items():
+            for layer, queries in enumerate(by_layer):
+                parts = [self.kv.read((name, 0, sample), layer, slice(*span), queries) for span in before]
+                keys, values = (torch.cat([p[i][0] for p in parts]).unflatten(1, (groups, -1)) for i in (0, 1))
+                stay = kept_tokens(keys, queries, budget, self.compression, frame_tokens, chunk_tokens)
+                rows = torch.cat([torch.arange(*span) for span in after])
+                new = (take(part, stay).flatten(1) for part in (keys, values))
+                self.kv.write((name, 0, sample), layer, rows, *new)
+                kept.setdefault(sample, []).append(stay)
+        self.dropped += 1
+        return kept
+
     def reads_of(self, call: Call, part: Part, partial: bool) -> tuple[int, int]:
         """Latent frames that a part attends to. Quirk ``sparse_kv_range``: partly computed ones see those of the
         window's first chunk.
         """
         if partial and "sparse_kv_range" in self.quirks:
-            return self._first_reads[call.row]
+            return self._active[call.row][0].reads
         return part.reads
 
 
@@ -210,6 +258,9 @@ class Magi1Adapter:
         Returns:
             ``[R, 16, F, h, w]`` float32; zero where a branch does not pass a part, and at tokens that are reused.
         """
+        if run.compression is not None:
+            frame_tokens = (x.shape[3] // 2) * (x.shape[4] // 2)
+            run.make_room(call.row, run.plan.chunk_frames * frame_tokens, frame_tokens, self.network.config.num_groups)
         slots = [(r, part) for r, row in enumerate(rows) for part in call.parts if row.branch in dict(part.branches)]
         items = [_item(x[r], call, part, rows[r], run) for r, part in slots]
         places = {(r, part.chunk): place for place, (r, part) in enumerate(slots)}
@@ -218,13 +269,24 @@ class Magi1Adapter:
             for item, (r, part) in zip(items, slots, strict=True)
         ]
         velocity = torch.zeros_like(x, dtype=torch.float32)
-        for (r, part), output in zip(slots, self.network(items, self.attention, run.kv), strict=True):
+        outputs = self.network(items, self.attention, run.kv) if run.compression is None else self._tapped(items, run)
+        for (r, part), output in zip(slots, outputs, strict=True):
             velocity[r, :, part.start - call.start : part.stop - call.start] = output
         for r, row in enumerate(rows):
             own = [item for item, slot in zip(items, slots, strict=True) if slot[0] == r]
             if own:
                 run.passes.append(_pass(row, own, items))
         return velocity
+
+    def _tapped(self, items: Sequence[Item], run: Magi1Run) -> list[Tensor]:
+        """Velocities, and note of the queries of those items that write the settled branch's rows."""
+        active = [item for item in items if item.computed]
+        roles = [item.writes.role if item.writes is not None else None for item in active]
+        kept = [role[2] if role is not None and role[0] == run.settled_branch else None for role in roles]
+        tap = QueryTap(self.attention, kept, self.network.config.num_heads)
+        outputs = self.network(items, tap, run.kv)
+        run.queries |= tap.queries
+        return outputs
 
 
 def _item(x: Tensor, call: Call, part: Part, row: BranchRow, run: Magi1Run) -> Item:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from motioncache_core.kv_cache import KVCache
 from motioncache_core.loop import RunState, begin_window, clean_prediction, run_window
 from motioncache_core.models.magi1.adapter import BranchRow, Magi1Adapter, Magi1Run
 from motioncache_core.models.magi1.architecture import NULL_CAPTION
+from motioncache_core.models.magi1.compression import Compression
 from motioncache_core.models.magi1.guidance import OnePass, ThreePass, branches_of, combine
 from motioncache_core.models.magi1.plan import SamplingSettings, build_plan
 from motioncache_core.models.magi1.policy import Magi1Policy
@@ -38,6 +40,7 @@ from motioncache_core.plan import Call, Plan
 from ..check import Kind
 from ..compare import Restricted, Rounded
 from ..folder import Case
+from .compression import EMPHASES
 from .network import attention, build
 
 UNTIL_A_DECISION_DIFFERS = "values only up to the step before the first differing decision"
@@ -123,7 +126,8 @@ class Recording:
         emitted: (chunk, latents) that became clean, given frames left out.
         decisions: of every chunk.
         tokens: patch embedding before the step, by chunk; ``passes``: passes of the network, by chunk.
-        accumulators, weights, added, levels: policy's state after the step, by chunk; ``after``: its latents.
+        accumulators, weights, added, levels: policy's state after the step, by chunk; ``after``: its latents;
+            ``kept``: what was left of the stored rows when the row began, by layer.
     """
 
     x: dict[int, Tensor] = field(default_factory=dict)
@@ -137,6 +141,7 @@ class Recording:
     added: dict[int, dict[int, Tensor]] = field(default_factory=lambda: defaultdict(dict))
     after: dict[int, dict[int, Tensor]] = field(default_factory=lambda: defaultdict(dict))
     levels: dict[int, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
+    kept: dict[int, list[Tensor]] = field(default_factory=dict)
 
     def residuals(self) -> dict[int, dict[int, Rounded]]:
         """What every step added: a difference of latents."""
@@ -155,6 +160,12 @@ class _RecordedRun(Magi1Run):
     """A run that notes the policy's state after every step."""
 
     recording: Recording
+
+    def make_room(self, row: int, *sizes: int) -> dict[int, list[Tensor]]:
+        kept = super().make_room(row, *sizes)
+        if kept:
+            self.recording.kept[row] = kept[0]
+        return kept
 
     def stepped(self, call: Call, x: Tensor, window: Tensor) -> None:
         decisions = list(self._stepping)
@@ -184,7 +195,8 @@ class Sampling:
         sizes = network.config
         store = KVCache(sizes.num_layers, 0, sizes.kv_dim, network.dtype, torch.device("cpu"))
         policy = Magi1Policy(config, self.plan, case.quirks) if config is not None else None
-        self.run = _RecordedRun(self.plan, store, policy, network.embed, case.quirks)
+        compression = _compression(s["kv_compression"]) if s.get("kv_compression") else None
+        self.run = _RecordedRun(self.plan, store, policy, network.embed, case.quirks, compression)
         self.run.recording = self.recording = Recording()
         self.run.allocate(self.per_frame)
         self.times = time_table(s["steps"], shift=s["shift"], shortcut=s["shortcut_mode"])
@@ -264,6 +276,24 @@ class Sampling:
             record["tokens_below_threshold"] = int((~decision.need).sum())
         return record
 
+    def stored_ranges(self, row: int, chunks: int) -> dict[str, Any]:
+        """Rows of every chunk in the reference's store after a row: it compresses when the row before the entry ends,
+        and counts what is left of a chunk by the last layer's first group.
+        """
+        whole = self.plan.chunk_frames * self.per_frame
+        lengths: list[int] = []
+        for at in range(row + 1):
+            stop = next(stage["chunk_end"] for stage in self.rows() if stage["step"] == at)
+            lengths += [whole] * (stop - len(lengths))
+            if at + 1 in self.recording.kept:
+                stay = self.recording.kept[at + 1][-1][:, 0]
+                finished = next(stage["chunk_start"] for stage in self.rows() if stage["step"] == at + 1)
+                ends = list(accumulate(lengths[:finished], initial=0))
+                counts = [int(((stay >= a) & (stay < b)).sum()) for a, b in pairwise(ends)]
+                lengths[:finished] = counts
+        ends = list(accumulate(lengths, initial=0))
+        return {"kv_ranges": {str(i): list(span) for i, span in enumerate(pairwise(ends))}, "kv_next_free": ends[-1]}
+
     def accumulators(self, row: int) -> Tensor:
         """``[chunks, L]`` of the active chunks."""
         made = self.recording.accumulators[row]
@@ -336,8 +366,22 @@ def cached(case: Case) -> dict[str, Any]:
     for name in by_chunk.keys() & case.outputs.keys():
         places = [tuple(map(int, key.split("."))) for key in case.outputs[name].names()]
         results[name] = {f"{row:03d}.{chunk}": by_chunk[name][row][chunk] for row, chunk in places}
+    if "kept" in case.outputs:
+        made = enumerate(recording.kept.values())
+        results["kept"] = {f"{i}.layer{n}": k.to(torch.int32) for i, layers in made for n, k in enumerate(layers)}
+        steps = [step | sampling.stored_ranges(step["step"], step["chunk_end"]) for step in steps]
     results |= {"timesteps": torch.tensor(sampling.times), "steps": steps, "summary": summary}
     return _until_decisions_differ(case, results) if case.compare else results
+
+
+def _compression(settings: Mapping[str, Any]) -> Compression:
+    return Compression(
+        cache_chunks=settings["cache_chunks"],
+        keep=settings["strategy"],
+        queries=settings["query"],
+        importance_share=settings["mix_lambda"],
+        emphasis=EMPHASES[settings["position_weight"]],
+    )
 
 
 def _repaired(case: Case) -> bool:
