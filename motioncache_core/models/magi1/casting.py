@@ -68,15 +68,18 @@ def cast_bias_weight(
     module: nn.Module, *, dtype: torch.dtype, device: torch.device, bias_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None]:
     """Weight and bias, cast, with the functions that ComfyUI has put on the module."""
-    weight = module.weight.to(device=device, dtype=dtype, non_blocking=True)
-    for function in module.weight_function:
-        weight = function(weight)
+    weight = _cast(module.weight, dtype, device, module.weight_function)
     if module.bias is None:
         return weight, None
-    bias = module.bias.to(device=device, dtype=bias_dtype, non_blocking=True)
-    for function in module.bias_function:
-        bias = function(bias)
-    return weight, bias
+    return weight, _cast(module.bias, bias_dtype, device, module.bias_function)
+
+
+def _cast(parameter: Tensor, dtype: torch.dtype, device: torch.device, functions: list) -> Tensor:
+    # the functions work in place, so they get a copy
+    value = parameter.to(device=device, dtype=dtype, non_blocking=True, copy=bool(functions))
+    for function in functions:
+        value = function(value)
+    return value
 
 
 class NormPlusOne(CastAtUse):

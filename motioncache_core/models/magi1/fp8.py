@@ -52,16 +52,16 @@ class QuantisedLinear(CastAtUse):
             self.smooth_scale = build.precise_parameter(1, in_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[N, in]`` -> ``[N, out]`` bfloat16."""
+        """``[N, in]`` -> ``[N, out]`` rounded to bfloat16, in the input's dtype."""
         divisor, scale = (part.to(x.device) for part in self._scales())
         rounded = (x.float() / divisor).clamp(-LIMIT, LIMIT).bfloat16().to(FP8)
         weight = self.cast(x, FP8)[0][0]
         if self.native and has_scaled_matmul(x.device) and not (weight.shape[0] % 16 or weight.shape[1] % 16):
             scales = {"scale_a": scale.reshape(()), "scale_b": torch.ones((), device=x.device)}
-            return torch._scaled_mm(rounded, weight.t(), **scales, out_dtype=torch.bfloat16)
+            return torch._scaled_mm(rounded, weight.t(), **scales, out_dtype=torch.bfloat16).to(x.dtype)
         # float8 values are exact in both; a GPU multiplies bfloat16 much faster and sums in float32 as well
         exact = torch.float32 if x.device.type == "cpu" else torch.bfloat16
-        return (nn.functional.linear(rounded.to(exact), weight.to(exact)).float() * scale).bfloat16()
+        return (nn.functional.linear(rounded.to(exact), weight.to(exact)).float() * scale).bfloat16().to(x.dtype)
 
     def convert_weight(self, weight: Tensor, inplace: bool = False, **_: object) -> Tensor:
         """Stored weight (any dtype, ``[1, out, in]``) -> the weight that the layer stands for, float32."""
