@@ -49,7 +49,8 @@ class Report:
             self._flops["done"] += done
             whole = done if made.computed else 0.0
             if call.kind == "denoise":
-                whole = pass_flops(self.size, made.total, made.total, _full_context(call, made.total))
+                full = _full_context(call, made.total) if made.full_context is None else made.full_context
+                whole = pass_flops(self.size, made.total, made.total, full)
                 self._denoise["computed"] += made.computed
                 self._denoise["total"] += made.total
             else:

@@ -244,8 +244,8 @@ def _lifetimes(plan: Plan) -> dict[str, dict[int, tuple[int, int]]]:
         for part in call.parts:
             for name in [name for name, _ in part.branches if BRANCHES[name].history]:
                 own = lives.setdefault(name, {})
-                if call.writes:
-                    own.setdefault(part.chunk, (call.index, call.index))
+                if call.writes:  # partly computed chunks read what they wrote in earlier steps
+                    own[part.chunk] = own.get(part.chunk, (call.index,))[0], call.index
                 first, last = (frame // plan.chunk_frames for frame in part.reads)
                 for chunk in range(first, min(last, part.chunk)):
                     reader = lives[stored] if chunk * plan.chunk_frames < part.settled else own
@@ -293,9 +293,8 @@ def _check(s: SamplingSettings) -> None:
     if s.clean_chunks != EVERYTHING and s.clean_chunks < 1:
         raise PlanError(f"clean_chunks is {s.clean_chunks}; it must be -1 or at least 1 (nearest: 1)")
     if not 0 < s.clean_t <= 1:
-        raise PlanError(
-            f"clean_t is {s.clean_t}; it must lie above 0 and up to 1 (nearest: {min(max(s.clean_t, 0.01), 1)})"
-        )
+        nearest = min(max(s.clean_t, 0.01), 1.0)
+        raise PlanError(f"clean_t is {s.clean_t}; it must lie above 0 and be at most 1 (nearest: {nearest})")
     if s.attention == "staged window" and not s.clean_refresh:
         raise PlanError(
             "clean_refresh is off, but the staged window keeps no keys and values of noisy chunks; turn it on or "

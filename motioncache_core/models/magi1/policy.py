@@ -92,6 +92,8 @@ class Magi1Policy:
         part, config = call.parts[0], self.config
         state = self.state(role, part.chunk)
         phase = phase_at(part.step, config.warmup_start, config.warmup_steps, self._chunk_phase)
+        if config.granularity == "off":
+            phase = "warm-up"
         decision = Decision(role, part.chunk, part.step, phase, tokens.shape[0], tokens.shape[0])
         if call.row in (0, self._last_row):
             self._keep_last_mask(state, decision)
