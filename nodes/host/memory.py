@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import comfy.patcher_extension
 
 from ...motioncache_core.kv_cache import KVCache
 from ...motioncache_core.plan import Plan
-from .session import RunSettings, kv_placement, token_grid
+from .chunk_session import RunSettings, kv_placement, token_grid
 from .versions import inference_dtype
 
 
@@ -25,17 +26,31 @@ def kv_bytes(model: Any, plan: Plan, settings: RunSettings, latent: tuple[int, .
 
 
 def count_kv_in(model_options: dict[str, Any], model: Any, plan: Plan, settings: RunSettings, lists: set[str]) -> None:
-    """Let ComfyUI's estimate before sampling see one chunk's activations plus the store, as a longer latent.
+    """Let ComfyUI's estimate before sampling see the store of a SkyReels-V2 run.
 
     ``lists``: names of the guider's lists of conditions that reach the network.
     """
 
+    def stored(noise_shape: tuple[int, ...], conds: dict[str, Any]) -> int:
+        return kv_bytes(model, plan, settings, noise_shape, sum(len(conds[name]) for name in lists))
+
+    count_in(model_options, plan, stored)
+
+
+def count_in(
+    model_options: dict[str, Any], plan: Plan, stored: Callable[[tuple[int, ...], dict[str, Any]], int]
+) -> None:
+    """Let ComfyUI's estimate before sampling see one call's activations plus a store, as a longer latent.
+
+    Args:
+        stored: (shape of the noise ``[B, C, F, H, W]``, conditions) -> bytes of the store on the model's device.
+    """
+
     def prepare(executor: Any, patcher: Any, noise_shape: Any, conds: Any, *args: Any, **kwargs: Any) -> Any:
         batch, channels, _, height, width = noise_shape
-        branches = sum(len(conds[name]) for name in lists)
-        stored = kv_bytes(model, plan, settings, tuple(noise_shape), branches)
         one_frame = max(float(patcher.model.memory_required([batch, channels, 1, height, width])), 1.0)
-        frames = max(call.frames for call in plan.calls) + math.ceil(stored / one_frame)
+        store_frames = math.ceil(stored(tuple(noise_shape), conds) / one_frame)
+        frames = max(call.frames for call in plan.calls) + store_frames
         return executor(patcher, [batch, channels, frames, height, width], conds, *args, **kwargs)
 
     comfy.patcher_extension.add_wrapper_with_key(

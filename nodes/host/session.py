@@ -1,103 +1,41 @@
-"""One sampling run inside ComfyUI: from a guider's callable to the loop's model call, window by window.
-
-Everything that a run remembers is in a :class:`Session`, which is a local of whoever samples; a MODEL carries only
-frozen settings.
-"""
+"""A SkyReels-V2 run inside ComfyUI: its memory, and the wrapper that hands a guider's batch to the adapter."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import comfy.model_management
-import comfy.patcher_extension
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ...motioncache_core.config import CacheConfig
-from ...motioncache_core.events import CallEvent, Event
 from ...motioncache_core.kv_cache import KVCache
-from ...motioncache_core.loop import RunState, begin_window, history_latents, part_levels, run_window, window_noise
+from ...motioncache_core.loop import part_levels
 from ...motioncache_core.models.skyreels_v2.adapter import BranchRow, NetworkRun, SkyReelsV2Adapter
 from ...motioncache_core.models.skyreels_v2.policy import SkyReelsV2Policy
-from ...motioncache_core.plan import Call, Plan, Window
-from .roles import Slot, lists_in_use, role_slots
+from ...motioncache_core.plan import Call
+from .chunk_session import ChunkSession, RunSettings, SelectedAttention, kv_placement, options_of, token_grid
+from .roles import Slot, UnsupportedError, lists_in_use, role_slots
 from .versions import inference_dtype
 
-WRAPPER_KEY = "motioncache"
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """What a run needs beside its plan.
-
-    Args:
-        seed: of all noise.
-        solver: name of the solver.
-        cache: settings with coefficients resolved, or ``None`` for none.
-        fps_term: float32 ``[6 * C]`` to add to the time projection, or ``None``.
-        kv_dtype: precision of stored keys and values, ``None``: the model's.
-        kv_on_cpu: keep them in main memory.
-    """
-
-    seed: int
-    solver: str = "unipc"
-    cache: CacheConfig | None = None
-    fps_term: Tensor | None = None
-    kv_dtype: torch.dtype | None = None
-    kv_on_cpu: bool = False
+__all__ = ["RunSettings", "Session", "kv_placement", "token_grid"]
 
 
 @dataclass
-class Session:
-    """A run from its first to its last call.
+class Session(ChunkSession):
+    """A SkyReels-V2 run from its first to its last call."""
 
-    Args:
-        plan: what to do.
-        settings: how.
-        state: latents and place in the plan.
-        on_event: told of every event.
-    """
-
-    plan: Plan
-    settings: RunSettings
-    state: RunState
-    on_event: Callable[[Event], None] = lambda event: None
     network: NetworkRun = field(default_factory=NetworkRun)
 
-    def sample_window(
-        self, model_wrap: Any, window: Window, extra_args: dict[str, Any], given: Tensor | None
-    ) -> Iterator[CallEvent]:
-        """Run one window's calls under a guider that is sampling. Yields after every call.
+    @property
+    def memory(self) -> NetworkRun:
+        return self.network
 
-        Args:
-            model_wrap: the guider, as a SAMPLER gets it.
-            given: ``[B, C, f, H, W]`` clean latents of the window's given frames; ``None``: those before it.
-        """
+    def begin_relay(self, model_wrap: Any, model_options: dict[str, Any]) -> _Relay:
         wan = model_wrap.inner_model.diffusion_model
-        per_frame = _tokens_per_frame(self.state.video, wan.patch_size)
         if self.network.kv is None:
-            self._prepare(wan, model_wrap, per_frame, lists_in_use(model_wrap, extra_args["model_options"]))
-        options = extra_args["model_options"].setdefault("transformer_options", {})
-        relay = _Relay(self, wan, role_slots(model_wrap.conds))
-        wrappers = options.setdefault("wrappers", {})
-        # in place of the window before's: one guider run may sample several windows
-        wrappers.setdefault(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, {})[WRAPPER_KEY] = [relay]
-        noise, given_noise = window_noise(self.plan, window, self.settings.seed, self.state.video)
-        given = history_latents(window, self.state.video) if given is None else given
-        begin_window(self.plan, window, self.state, self.network, noise, given_noise, given)
-
-        def model_call(call: Call, x: Tensor) -> Tensor:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            relay.begin(call)
-            return model_wrap(x, x.new_full((x.shape[0],), call.sigma), **extra_args)
-
-        for event in run_window(self.plan, window, self.state, self.network, model_call, self.settings.solver):
-            self.on_event(event)
-            if isinstance(event, CallEvent):
-                yield event
+            per_frame = _tokens_per_frame(self.state.video, wan.patch_size)
+            self._prepare(wan, model_wrap, per_frame, lists_in_use(model_wrap, model_options))
+        return _Relay(self, wan, role_slots(model_wrap.conds))
 
     def _prepare(self, wan: Any, model_wrap: Any, per_frame: int, lists: set[str]) -> None:
         """Lay out keys and values before the first call, so that ComfyUI's memory checks see them."""
@@ -111,31 +49,9 @@ class Session:
                     self.network.kv.allocate((slot.name, slot.slot, sample))
 
 
-def kv_placement(
-    settings: RunSettings, model_dtype: torch.dtype, model_device: torch.device
-) -> tuple[torch.dtype, torch.device]:
-    """Precision and device of stored keys and values."""
-    return settings.kv_dtype or model_dtype, torch.device("cpu") if settings.kv_on_cpu else model_device
-
-
 def _tokens_per_frame(latents: Tensor, patch: tuple[int, int, int]) -> int:
     rows, columns = token_grid(latents.shape[-2], latents.shape[-1], patch)
     return rows * columns
-
-
-def token_grid(height: int, width: int, patch: tuple[int, int, int]) -> tuple[int, int]:
-    """Token rows and columns of a latent frame; odd sizes are padded up."""
-    return -(-height // patch[1]), -(-width // patch[2])
-
-
-class _Attention:
-    """ComfyUI's selected attention. ``options``: transformer options of the forward that it serves."""
-
-    def __init__(self) -> None:
-        self.options: dict[str, Any] = {}
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        return optimized_attention(q, k, v, heads=heads, transformer_options=self.options)
 
 
 class _Relay:
@@ -146,7 +62,7 @@ class _Relay:
         self.slots = slots
         self.call: Call | None = None
         self.seen: set[Any] = set()
-        self.attention = _Attention()
+        self.attention = SelectedAttention()
         self.adapter = SkyReelsV2Adapter(wan, self.attention, _one_rate(session.settings.fps_term))
 
     def begin(self, call: Call) -> None:
@@ -156,7 +72,7 @@ class _Relay:
     def __call__(
         self, executor: Any, x: Tensor, timestep: Tensor, context: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor:
-        options = kwargs.get("transformer_options") or next(a for a in reversed(args) if isinstance(a, dict))
+        options = options_of(args, kwargs)
         call = self.call
         rows = self._rows(options["uuids"], x.shape[0])
         timesteps = [part.timestep for part in call.parts for _ in range(part.start, part.stop)]
@@ -183,14 +99,24 @@ class _Relay:
         samples = count // len(uuids)
         rows = []
         for uuid in uuids:
-            if uuid not in self.slots:
-                raise RuntimeError("the guider brought a condition in the middle of the run; use a stock guider")
-            slot = self.slots[uuid]
-            auxiliary = uuid in self.seen
-            self.seen.add(uuid)
-            prompt = (slot.name, slot.place)
-            rows += [BranchRow((slot.name, slot.slot, sample), prompt, auxiliary) for sample in range(samples)]
+            slot = self.slots.get(uuid)
+            if slot is None:
+                rows += [self._foreign_row()] * samples
+                continue
+            role, prompt = (slot.name, slot.slot), (slot.name, slot.place)
+            auxiliary = role in self.seen
+            self.seen.add(role)
+            rows += [BranchRow((*role, sample), prompt, auxiliary) for sample in range(samples)]
         return rows
+
+    def _foreign_row(self) -> BranchRow:
+        """A prompt that is in none of the guider's lists, so that nothing is stored of it."""
+        if self.call.writes:
+            raise UnsupportedError(
+                "a node on the MODEL brings a prompt of its own (as the old Perp-Neg does), and what it saw of earlier "
+                "chunks is missing. Use a guider node instead, or set attention to 'vanilla full'"
+            )
+        return BranchRow(None, auxiliary=True)
 
 
 def _one_rate(term: Tensor | None) -> Tensor | None:
