@@ -16,6 +16,8 @@ class TransformerSize:
         patch_values: latent values of a patch in, and of a patch out.
         text_tokens: prompt tokens that the cross-attention sees.
         text_width: channels of the prompt embedding.
+        kv_width: channels of a token's keys where query heads share them, ``None``: ``width``.
+        gated: the feed-forward layer makes its inner channels twice, to multiply them.
     """
 
     width: int
@@ -24,6 +26,13 @@ class TransformerSize:
     patch_values: int
     text_tokens: int
     text_width: int
+    kv_width: int | None = None
+    gated: bool = False
+
+    @property
+    def keys(self) -> int:
+        """Channels of a token's keys."""
+        return self.width if self.kv_width is None else self.kv_width
 
 
 def pass_flops(size: TransformerSize, computed: int, total: int, context: float) -> float:
@@ -32,18 +41,19 @@ def pass_flops(size: TransformerSize, computed: int, total: int, context: float)
     Per computed token and layer, with width C, feed-forward width M, m keys in its self-attention (the real number,
     ``context``) and T prompt tokens:
 
-        8 C^2 (query, key, value, output) + 4 m C (scores and sums)
-        + 4 C^2 (cross query, output) + 4 T C (cross scores and sums) + 4 C M (feed-forward).
+        4 C^2 + 4 C K (query, output; key, value of width K) + 4 m C (scores and sums)
+        + 4 C^2 (cross query, output) + 4 T C (cross scores and sums) + 4 C M, gated 6 C M (feed-forward).
 
     Patch embedding and head (2 C * patch_values each) run for all ``total`` tokens. The prompt's own keys and values
     are counted by :func:`prompt_flops`; norms, modulation and rotary embedding are left out (below 1 %).
     """
     c = size.width
-    token = 12 * c * c + 4 * c * size.ffn_width + 4 * c * (context + size.text_tokens)
+    ffn = (6 if size.gated else 4) * c * size.ffn_width
+    token = 8 * c * c + 4 * c * size.keys + ffn + 4 * c * (context + size.text_tokens)
     return size.layers * computed * token + 4.0 * total * c * size.patch_values
 
 
 def prompt_flops(size: TransformerSize) -> float:
     """Operations of a prompt's embedding (two linear layers) and its keys and values in all layers, made once a run."""
     c = size.width
-    return 2.0 * size.text_tokens * (size.text_width * c + c * c) + 4.0 * size.text_tokens * c * c * size.layers
+    return 2.0 * size.text_tokens * (size.text_width * c + c * c) + 4.0 * size.text_tokens * c * size.keys * size.layers

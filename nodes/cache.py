@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from comfy_api.latest import io
 
-from ..motioncache_core.config import PRESETS, CacheConfig, ConfigError
+from ..motioncache_core.config import PRESETS_OF_FAMILY, CacheConfig, ConfigError, Magi1CacheConfig
 from ..motioncache_core.models.skyreels_v2.policy import COEFFICIENTS_BY_WIDTH
-from .host.model_support import attach_config, why_not_served
+from .host.model_support import FAMILY_NAMES, attach_config, family_of, why_not_served
 from .host.notify import notify
 from .host.versions import advanced
 
@@ -14,6 +16,7 @@ CUSTOM = "custom"
 AUTO = "auto (by model)"
 DISTANCES = [AUTO, "time embedding", "patch embedding", "table"]
 GRANULARITIES = ["token", "chunk", "step", "off"]
+PRESET_NAMES = list(dict.fromkeys(name for presets in PRESETS_OF_FAMILY.values() for name in presets))
 
 
 class MotionCacheApply(io.ComfyNode):
@@ -28,14 +31,14 @@ class MotionCacheApply(io.ComfyNode):
             category="MotionCache",
             description=(
                 "Reuses what did not change: each chunk is recomputed or reused as a whole at first, then token by "
-                "token, moving parts more often than still ones. Acts in the Autoregressive sampler."
+                "token, moving parts more often than still ones. Acts in the Autoregressive and the MAGI-1 sampler."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="A SkyReels-V2 diffusion-forcing model."),
+                io.Model.Input("model", tooltip="A SkyReels-V2 diffusion-forcing or a MAGI-1 model."),
                 _with_values(
                     io.Combo.Input(
                         "preset",
-                        options=[*PRESETS, CUSTOM],
+                        options=[*PRESET_NAMES, CUSTOM],
                         tooltip="Named settings. They set the knobs below; touching a knob makes this 'custom'.",
                     )
                 ),
@@ -51,7 +54,7 @@ class MotionCacheApply(io.ComfyNode):
                     default=published.chunk_threshold,
                     min=0.0,
                     max=10.0,
-                    step=0.001,
+                    step=0.0001,
                     round=False,
                     tooltip="Change a whole chunk may pile up before it is recomputed. Higher = faster, less exact.",
                 ),
@@ -60,7 +63,7 @@ class MotionCacheApply(io.ComfyNode):
                     default=published.token_threshold,
                     min=0.0,
                     max=10.0,
-                    step=0.001,
+                    step=0.0001,
                     round=False,
                     tooltip="Change a token may pile up before it is recomputed. Higher = faster, softer motion.",
                 ),
@@ -157,8 +160,8 @@ class MotionCacheApply(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, preset: str | None, distance: str | None, distance_table: str | None) -> bool | str:
         """Refuse unknown names and a table that cannot be read when the graph is queued."""
-        if preset is not None and preset not in [*PRESETS, CUSTOM]:
-            return f"preset is {preset!r}; it must be one of {', '.join([*PRESETS, CUSTOM])}"
+        if preset is not None and preset not in [*PRESET_NAMES, CUSTOM]:
+            return f"preset is {preset!r}; it must be one of {', '.join([*PRESET_NAMES, CUSTOM])}"
         if distance is not None and distance not in DISTANCES:
             return f"distance is {distance!r}; it must be one of {', '.join(DISTANCES)}"
         if preset == CUSTOM and distance == "table" and distance_table is not None:
@@ -175,16 +178,21 @@ class MotionCacheApply(io.ComfyNode):
         if reason is not None:
             notify(node_id, f"{reason} It passes unchanged.")
             return io.NodeOutput(model)
-        config = PRESETS[preset] if preset != CUSTOM else custom_config(**knobs)
-        width = model.model.diffusion_model.dim
-        automatic = preset != CUSTOM or knobs["distance"] == AUTO
+        family = family_of(model)
+        if preset == CUSTOM:
+            config, notice = custom_config(Magi1CacheConfig if family == "magi1" else CacheConfig, **knobs), None
+        else:
+            config, notice = preset_for(preset, family)
+        width = model.model.diffusion_model.config.dim if family == "magi1" else model.model.diffusion_model.dim
+        automatic = config.distance == "time embedding" and (preset != CUSTOM or knobs["distance"] == AUTO)
         if automatic and config.granularity != "off" and width not in COEFFICIENTS_BY_WIDTH:
             config = config.with_changes(distance="patch embedding")
-            notify(
-                node_id,
+            notice = (
                 f"No published distance is known for a model of width {width}: the change of the picture itself is "
-                "measured instead, for which the published thresholds were not made.",
+                "measured instead, for which the published thresholds were not made."
             )
+        if notice is not None:
+            notify(node_id, notice)
         patched = model.clone()
         attach_config(patched, config)
         return io.NodeOutput(patched)
@@ -192,20 +200,41 @@ class MotionCacheApply(io.ComfyNode):
 
 def _with_values(preset: io.Combo.Input) -> io.Combo.Input:
     """Send the presets' values along with the definition, so that the page can show them on the knobs."""
-    preset.extra_dict["motioncache_presets"] = {name: knobs_of(config) for name, config in PRESETS.items()}
+    presets = {name: config for presets in reversed(PRESETS_OF_FAMILY.values()) for name, config in presets.items()}
+    preset.extra_dict["motioncache_presets"] = {name: knobs_of(presets[name]) for name in PRESET_NAMES}
     return preset
+
+
+def preset_for(preset: str, family: str) -> tuple[CacheConfig, str | None]:
+    """(settings, a notice if those of another preset are taken, because this one was made for another family).
+
+    Raises:
+        ConfigError: the family has nothing of that kind.
+    """
+    own = PRESETS_OF_FAMILY[family]
+    if preset in own:
+        return own[preset], None
+    other, foreign = next((name, p[preset]) for name, p in PRESETS_OF_FAMILY.items() if preset in p)
+    alike = next((name for name, config in own.items() if config.granularity == foreign.granularity), None)
+    sentence = f"preset {preset!r} is for {FAMILY_NAMES[other]}, and this MODEL is {FAMILY_NAMES[family]}"
+    if alike is None:
+        raise ConfigError(f"{sentence}; choose one of {', '.join(map(repr, own))}")
+    return own[alike], f"{sentence}: {alike!r} is used."
 
 
 def knobs_of(config: CacheConfig) -> dict[str, object]:
     """Values of the node's knobs for settings; the inverse of :func:`custom_config`."""
-    values = {name: value for name, value in vars(config).items() if not name.startswith("distance")}
+    names = [f.name for f in fields(CacheConfig) if not f.name.startswith("distance")]
+    values = {name: getattr(config, name) for name in names}
     return {**values, "vote": 1.0 if config.vote is None else config.vote, "distance": AUTO, "distance_table": ""}
 
 
-def custom_config(*, distance: str, distance_table: str, vote: float, **knobs: object) -> CacheConfig:
-    """The settings of the knobs. Raises ConfigError for illegal ones."""
-    return CacheConfig(
-        distance="time embedding" if distance == AUTO else distance,
+def custom_config(
+    kind: type[CacheConfig], *, distance: str, distance_table: str, vote: float, **knobs: object
+) -> CacheConfig:
+    """The settings of the knobs, for the family that ``kind`` is of. Raises ConfigError for illegal ones."""
+    return kind(
+        distance=kind.distance if distance == AUTO else distance,
         distance_table=read_table(distance_table) if distance == "table" else None,
         vote=None if vote >= 1.0 else vote,
         **knobs,

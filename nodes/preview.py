@@ -25,7 +25,7 @@ class MotionCacheDecisionMask(io.ComfyNode):
             category="MotionCache",
             description="White where the picture was recomputed, black where it was reused; one mask a video frame.",
             inputs=[
-                Decisions.Input("decisions", tooltip="From the Autoregressive sampler."),
+                Decisions.Input("decisions", tooltip="From the pack's samplers."),
                 io.Combo.Input(
                     "show", options=[SHARE, STEP], tooltip="How often each place was recomputed, or one step."
                 ),
@@ -40,12 +40,15 @@ class MotionCacheDecisionMask(io.ComfyNode):
         if show == STEP and step >= steps:
             raise ValueError(f"step is {step}; the run has steps 0 to {steps - 1} (nearest: {steps - 1})")
         picture = decisions.share_computed() if show == SHARE else decisions.computed_at(step)
-        return io.NodeOutput(to_video_frames(picture))
+        return io.NodeOutput(to_video_frames(picture, 1 if decisions.plan.family == "skyreels_v2" else TEMPORAL))
 
 
-def to_video_frames(picture: torch.Tensor) -> torch.Tensor:
-    """``[latent frames, h, w]`` values of tokens -> ``[video frames, 16 h, 16 w]``: 1, 4, 4, ... frames each."""
-    repeats = torch.tensor([1] + [TEMPORAL] * (picture.shape[0] - 1))
+def to_video_frames(picture: torch.Tensor, first: int = 1) -> torch.Tensor:
+    """``[latent frames, h, w]`` values of tokens -> ``[video frames, 16 h, 16 w]``: 4 frames each.
+
+    ``first``: video frames of the first latent frame, 1 for SkyReels-V2 and 4 for MAGI-1.
+    """
+    repeats = torch.tensor([first] + [TEMPORAL] * (picture.shape[0] - 1))
     frames = picture.repeat_interleave(repeats, dim=0)
     return frames.repeat_interleave(PATCH_PIXELS, dim=1).repeat_interleave(PATCH_PIXELS, dim=2)
 

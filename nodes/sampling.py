@@ -19,20 +19,20 @@ from ..motioncache_core.models.skyreels_v2.plan import SamplingSettings, build_p
 from ..motioncache_core.plan import Plan
 from ..motioncache_core.solvers import SOLVERS
 from ..motioncache_core.trace import Trace
-from .host.latents import SPATIAL, InputError, check_latents, encode_images, reencode_history
+from .host.latents import SPATIAL, InputError, check_latents, encode_images
 from .host.memory import count_kv_in
 from .host.model_info import for_own_forward
 from .host.model_support import attached_config, why_not_served
 from .host.notify import notify
 from .host.roles import UnsupportedError, lists_in_use, refuse_unsupported
 from .host.run_settings import KV_PRECISIONS, active_cache, new_report, term_beside_patch
-from .host.sampler import AutoregressiveSampler, WindowSampler
+from .host.runs import PLACES, check_size, listen, run_windows
+from .host.sampler import AutoregressiveSampler
 from .host.session import RunSettings, Session, token_grid
 from .host.versions import advanced
 
 ATTENTIONS = ["chunk-wise", "vanilla full", "vanilla block-causal"]
 HISTORIES = ["latents", "re-encode with VAE"]
-PLACES = ["GPU", "CPU"]
 Decisions = io.Custom("MOTIONCACHE_DECISIONS")
 
 logger = logging.getLogger(__name__)
@@ -227,10 +227,10 @@ class MotionCacheAutoregressiveSampler(io.ComfyNode):
         vae: Any = None,
     ) -> io.NodeOutput:
         node_id = cls.hidden.unique_id if cls.hidden is not None else None
-        refusal = why_not_served(model)
+        refusal = why_not_served(model, "skyreels_v2")
         if refusal is not None:
             raise UnsupportedError(refusal)
-        _check_size(width, height)
+        check_size(width, height)
         given = _given_frames(start_image, start_latents, vae, history, width, height)
         plan = build_plan(
             SamplingSettings(
@@ -263,20 +263,13 @@ class MotionCacheAutoregressiveSampler(io.ComfyNode):
         latent_size = (height // SPATIAL, width // SPATIAL)
         trace = Trace(plan, *token_grid(*latent_size, patched.model.diffusion_model.patch_size))
         session = Session(
-            plan, settings, _new_state(plan, given, latent_size, patched.load_device), _listen(report, trace)
+            plan, settings, _new_state(plan, given, latent_size, patched.load_device), listen(report, trace)
         )
-        _run_windows(session, guider, given, vae if history != HISTORIES[0] else None, latent_preview.prepare_callback)
+        run_windows(session, guider, given, vae if history != HISTORIES[0] else None, latent_preview.prepare_callback)
         video = patched.model.process_latent_out(session.state.video).cpu()
         summary = report.text()
         logger.info("MotionCache: %s", summary.replace("\n", "; "))
         return io.NodeOutput({"samples": video}, json.dumps(report.to_json()), summary, trace, ui={"text": [summary]})
-
-
-def _check_size(width: int, height: int) -> None:
-    for name, value in (("width", width), ("height", height)):
-        if value % SPATIAL:
-            nearest = round(value / (2 * SPATIAL)) * 2 * SPATIAL
-            raise InputError(f"{name} is {value} pixels; it must be a multiple of {2 * SPATIAL} (nearest: {nearest})")
 
 
 def _given_frames(
@@ -296,32 +289,6 @@ def _given_frames(
 def _new_state(plan: Plan, given: Tensor | None, size: tuple[int, int], device: torch.device) -> RunState:
     batch = 1 if given is None else given.shape[0]
     return RunState.new(plan, batch, 16, *size, device)
-
-
-def _listen(report: Any, trace: Trace) -> Any:
-    def listen(event: Event) -> None:
-        if isinstance(event, CallEvent):
-            report.add(event)
-            trace.add(event)
-
-    return listen
-
-
-def _run_windows(session: Session, guider: Any, given: Tensor | None, vae: Any, make_callback: Any) -> None:
-    """One guider run a window; VAE work happens between them, with ComfyUI's usual memory management."""
-    plan, model = session.plan, guider.model_patcher.model
-    callback = make_callback(guider.model_patcher, len(plan.calls))
-    sigmas = torch.tensor(plan.sigmas)
-    for window in plan.windows:
-        frames = None
-        if window.index == 0 and given is not None:
-            frames = model.process_latent_in(given.float()).to(session.state.video.device)
-        elif window.index > 0 and vae is not None:
-            frames = reencode_history(vae, model, session.state.window, window.context)
-        batch, channels, _, height, width = session.state.video.shape
-        empty = torch.zeros(batch, channels, window.frames, height, width)
-        sampler = WindowSampler(session, window, frames)
-        guider.sample(empty, empty, sampler, sigmas, callback=callback, seed=session.settings.seed)
 
 
 class MotionCacheAutoregressiveSamplerObject(io.ComfyNode):
@@ -376,7 +343,7 @@ class MotionCacheAutoregressiveSamplerObject(io.ComfyNode):
 
         def prepare(guider: Any, plan: Plan, seed: int) -> tuple[RunSettings, Any]:
             model = guider.model_patcher
-            refusal = why_not_served(model)
+            refusal = why_not_served(model, "skyreels_v2")
             if refusal is not None:
                 raise UnsupportedError(refusal)
             config = attached_config(model.model_options)

@@ -1,0 +1,139 @@
+"""What a MAGI-1 run starts from, and what follows from the checkpoint's variant."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from ...motioncache_core.flops import TransformerSize
+from ...motioncache_core.models.magi1.guidance import Guidance, OnePass, ThreePass
+from ...motioncache_core.models.magi1.plan import TEMPORAL
+from ...motioncache_core.models.magi1.prefix import Aspect, fit_frames
+from .latents import InputError, check_latents
+from .magi1_model import Magi1Info
+from .roles import UnsupportedError
+
+AUTO, THREE_PASS, ONE_PASS = "auto (by model)", "three passes (base)", "one pass (distilled)"
+GUIDANCES = [AUTO, THREE_PASS, ONE_PASS]
+LAST, FIRST = "last frames", "first frames"
+CONTINUED = [LAST, FIRST]
+DEFAULT_STEPS = {False: 64, True: 16}
+"""Base and distilled models of sizes that are not published."""
+
+
+def guidance_for(info: Magi1Info, choice: str, nearly_clean: bool) -> tuple[Guidance, str | None]:
+    """(passes of a step, a notice if they are not what the model was made for).
+
+    Raises:
+        UnsupportedError: the choice is left to the model, and nothing tells whether it is distilled.
+    """
+    if choice == AUTO and info.distilled is None:
+        raise UnsupportedError(
+            f"nothing tells whether {info.name} is a base or a distilled model; set guidance to {THREE_PASS!r} or "
+            f"{ONE_PASS!r}"
+        )
+    distilled = info.distilled if choice == AUTO else choice == ONE_PASS
+    notice = None
+    if info.distilled not in (None, distilled):
+        kind, fit = ("distilled", ONE_PASS) if info.distilled else ("base", THREE_PASS)
+        notice = f"guidance is {choice!r}, but {info.name} is a {kind} model: expect a broken video. Choose {fit!r}."
+    return (OnePass(nearly_clean=nearly_clean) if distilled else ThreePass()), notice
+
+
+def steps_for(info: Magi1Info, guidance: Guidance, steps: int) -> int:
+    """``steps``, or for 0 those of the published checkpoint of this kind."""
+    distilled = isinstance(guidance, OnePass)
+    variant = info.variant(distilled)
+    return steps or (variant.steps if variant else DEFAULT_STEPS[distilled])
+
+
+def check_steps(steps: int, window: int, history_parts: int) -> None:
+    """Raise InputError for a step count that does not divide into the window's stages and the parts of the history."""
+    common = math.lcm(window, history_parts)
+    if steps % common:
+        nearest = max(1, round(steps / common)) * common
+        raise InputError(
+            f"steps is {steps}; with a window of {window} chunks it must be a multiple of {common} (nearest: {nearest})"
+        )
+
+
+def given_latents(
+    image: Tensor | None,
+    video: Tensor | None,
+    latents: dict[str, Tensor] | None,
+    vae: Any,
+    width: int,
+    height: int,
+    aspect: Aspect,
+    continue_from: str,
+    continue_frames: int,
+) -> Tensor | None:
+    """What the video begins with, ``[B, 16, f, h, w]`` VAE latents (f = 1: an image), or ``None``.
+
+    Raises:
+        InputError: more than one is connected, the VAE is missing, or it has too few frames.
+    """
+    connected = {"start_image": image, "start_video": video, "start_latents": latents}
+    names = [name for name, value in connected.items() if value is not None]
+    if not names:
+        return None
+    if len(names) > 1:
+        raise InputError(f"{' and '.join(names)} are connected; connect one of them")
+    if latents is not None:
+        samples = check_latents(latents["samples"], width, height)
+        if samples.shape[2] == 1:
+            return samples
+        return samples[:, :, _chosen(names[0], samples.shape[2] * TEMPORAL, continue_from, continue_frames, TEMPORAL)]
+    if vae is None:
+        raise InputError(f"{names[0]} needs a VAE, but vae is not connected")
+    if image is not None:
+        if image.shape[0] != 1:
+            raise InputError(f"start_image has {image.shape[0]} frames; connect them to start_video")
+        return vae.encode(fit_frames(image[..., :3], width, height, aspect))
+    frames = video[_chosen(names[0], video.shape[0], continue_from, continue_frames, 1)]
+    return vae.encode(fit_frames(frames[..., :3], width, height, aspect))
+
+
+def _chosen(name: str, there: int, continue_from: str, wanted: int, unit: int) -> slice:
+    """Which frames of ``there`` pixel frames are taken, counted in units of so many."""
+    most = there // TEMPORAL * TEMPORAL
+    if most < 2 * TEMPORAL:
+        raise InputError(f"{name} has {there} frames; at least {2 * TEMPORAL} are needed (one: connect start_image)")
+    if wanted % TEMPORAL or not 2 * TEMPORAL <= wanted <= most:
+        nearest = min(max(round(wanted / TEMPORAL) * TEMPORAL, 2 * TEMPORAL), most)
+        raise InputError(
+            f"continue_frames is {wanted}; for the {there} frames of {name} it must be a multiple of {TEMPORAL} from "
+            f"{2 * TEMPORAL} to {most} (nearest: {nearest})"
+        )
+    count, total = wanted // unit, there // unit
+    return slice(0, count) if continue_from == FIRST else slice(total - count, total)
+
+
+def frames_to_make(frames: int, given: Tensor | None) -> int:
+    """Pixel frames behind the given ones. An image is the first of the video's frames; a video comes before them.
+
+    Raises:
+        InputError: nothing would be left to make.
+    """
+    if given is None or given.shape[2] > 1:
+        return frames
+    if frames < 2 * TEMPORAL:
+        raise InputError(f"frames is {frames}; with a start image it must be at least 8 (nearest: 8)")
+    return frames - TEMPORAL
+
+
+def transformer_size(info: Magi1Info, text_tokens: int) -> TransformerSize:
+    """Sizes for the report's FLOPs."""
+    sizes = info.architecture
+    return TransformerSize(
+        width=sizes.dim,
+        ffn_width=sizes.ffn_dim,
+        layers=sizes.num_layers,
+        patch_values=sizes.in_channels * 4,
+        text_tokens=text_tokens,
+        text_width=sizes.text_dim,
+        kv_width=sizes.kv_dim,
+        gated=sizes.gated,
+    )

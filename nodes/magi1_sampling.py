@@ -1,0 +1,313 @@
+"""Making videos with MAGI-1."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..motioncache_core.config import Magi1CacheConfig
+from ..motioncache_core.loop import RunState
+from ..motioncache_core.models.magi1.plan import TEMPORAL, SamplingSettings, build_plan
+from ..motioncache_core.models.magi1.prefix import ASPECTS
+from ..motioncache_core.plan import Plan
+from ..motioncache_core.report import Report
+from ..motioncache_core.trace import Trace
+from .host.chunk_session import RunSettings, token_grid
+from .host.latents import SPATIAL
+from .host.magi1_inputs import (
+    CONTINUED,
+    GUIDANCES,
+    check_steps,
+    frames_to_make,
+    given_latents,
+    guidance_for,
+    steps_for,
+    transformer_size,
+)
+from .host.magi1_model import SAMPLER_NAME
+from .host.magi1_preview import callback_maker
+from .host.magi1_session import (
+    PATCH,
+    Magi1Guider,
+    Magi1Session,
+    chunk_texts,
+    count_stored,
+    ignored_changes,
+    prompt_of,
+)
+from .host.model_support import attached_config, why_not_served
+from .host.notify import notify
+from .host.roles import UnsupportedError, refuse_unsupported
+from .host.run_settings import KV_PRECISIONS
+from .host.runs import PLACES, check_size, listen, run_windows
+from .host.versions import advanced
+from .sampling import Decisions
+
+ATTENTIONS = {"chunk-wise": "chunk-wise", "vanilla (window together)": "staged window"}
+"""Name in the node -> in the plan."""
+
+logger = logging.getLogger(__name__)
+
+
+class MotionCacheMagi1Sampler(io.ComfyNode):
+    """MODEL + prompt -> a video's LATENT, chunk by chunk, with a report."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        settings = SamplingSettings()
+        return io.Schema(
+            node_id="MotionCacheMagi1Sampler",
+            display_name=SAMPLER_NAME,
+            category="MotionCache",
+            description="Makes a video with MAGI-1 chunk by chunk, from text, an image or a video, any length.",
+            inputs=[
+                io.Model.Input("model", tooltip="MAGI-1, with or without MotionCache."),
+                io.Conditioning.Input("positive", tooltip="What the video shows (MAGI-1 text encode)."),
+                io.Int.Input("width", default=720, min=16, max=8192, step=16, tooltip="In pixels."),
+                io.Int.Input("height", default=720, min=16, max=8192, step=16, tooltip="In pixels."),
+                io.Int.Input(
+                    "frames",
+                    default=settings.frames,
+                    min=TEMPORAL,
+                    max=100000,
+                    step=TEMPORAL,
+                    tooltip="Length, 24 a second. Made in chunks of 24, the surplus is cut off. A start video comes on "
+                    "top; a start image is among them.",
+                ),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True),
+                io.Int.Input(
+                    "steps",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    step=4,
+                    tooltip="Denoising steps of every chunk, a multiple of window. 0: as many as the model's example.",
+                ),
+                io.Float.Input(
+                    "shift",
+                    default=settings.shift,
+                    min=1.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Higher = more steps at strong noise.",
+                ),
+                io.Int.Input(
+                    "window",
+                    default=settings.window_chunks,
+                    min=1,
+                    max=16,
+                    tooltip="Chunks that are in work at once, each a stage behind the one before. Trained with 4.",
+                ),
+                io.Combo.Input(
+                    "guidance",
+                    options=GUIDANCES,
+                    tooltip="How the prompt is followed: base models need three passes a step, distilled ones one.",
+                ),
+                io.Boolean.Input(
+                    "clean_refresh",
+                    default=settings.clean_refresh,
+                    tooltip="One more pass for every finished chunk, as the original makes it: exact memory instead of "
+                    "the last noisy one. Off is a little faster.",
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "attention",
+                        options=list(ATTENTIONS),
+                        tooltip="chunk-wise: one chunk a pass. vanilla: the window's chunks in one pass, as the "
+                        "original does; same video with clean_refresh, more memory, no MotionCache.",
+                    )
+                ),
+                advanced(
+                    io.Boolean.Input(
+                        "steady_oldest",
+                        default=True,
+                        tooltip="Distilled models: a second pass without history for the cleanest chunk, as they were "
+                        "made for. Off is faster and another model.",
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "kv_precision",
+                        options=list(KV_PRECISIONS),
+                        tooltip="Precision of the memory of earlier chunks. fp8 halves it and shifts the picture.",
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "kv_place",
+                        options=PLACES,
+                        tooltip="Where the memory of earlier chunks lives. CPU saves graphics memory and is slower.",
+                    )
+                ),
+                io.Combo.Input(
+                    "continue_from",
+                    options=CONTINUED,
+                    tooltip="Which frames of start_video or start_latents the new ones go on from.",
+                ),
+                io.Int.Input(
+                    "continue_frames",
+                    default=24,
+                    min=2 * TEMPORAL,
+                    max=100000,
+                    step=TEMPORAL,
+                    tooltip="How many of them.",
+                ),
+                io.Combo.Input(
+                    "aspect",
+                    options=list(ASPECTS),
+                    tooltip="Given frames of another shape: fit stretches (as the original), crop cuts off, pad adds "
+                    "black.",
+                ),
+                io.Conditioning.Input(
+                    "negative", optional=True, tooltip="Not used: MAGI-1 has learned its own empty prompt."
+                ),
+                io.Image.Input("start_image", optional=True, tooltip="First frame. Needs vae."),
+                io.Image.Input("start_video", optional=True, tooltip="Frames to go on from, 24 a second. Needs vae."),
+                io.Latent.Input("start_latents", optional=True, tooltip="The same as latents of an earlier run."),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="MAGI-1's VAE, for start_image, start_video and for the colours of previews.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="LATENT"),
+                io.String.Output(display_name="report", tooltip="Everything that was computed and left out, as JSON."),
+                io.String.Output(display_name="summary", tooltip="The report's totals in a few lines."),
+                Decisions.Output(display_name="decisions"),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        width: int | None,
+        height: int | None,
+        frames: int | None,
+        steps: int | None,
+        shift: float | None,
+        window: int | None,
+        attention: str | None,
+        clean_refresh: bool | None,
+    ) -> bool | str:
+        """Plan with what is typed on the node when the graph is queued, before anything loads."""
+        values = (width, height, frames, steps, shift, window, attention, clean_refresh)
+        if any(value is None for value in values):  # comes from another node
+            return True
+        try:
+            check_size(width, height, 2 * SPATIAL)
+            _plan(frames, steps or 48 * window, shift, window, attention, clean_refresh)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        model: io.Model.Type,
+        positive: Any,
+        width: int,
+        height: int,
+        frames: int,
+        seed: int,
+        steps: int,
+        shift: float,
+        window: int,
+        guidance: str,
+        clean_refresh: bool,
+        attention: str,
+        steady_oldest: bool,
+        kv_precision: str,
+        kv_place: str,
+        continue_from: str,
+        continue_frames: int,
+        aspect: str,
+        negative: Any = None,
+        start_image: Tensor | None = None,
+        start_video: Tensor | None = None,
+        start_latents: dict[str, Tensor] | None = None,
+        vae: Any = None,
+    ) -> io.NodeOutput:
+        node_id = cls.hidden.unique_id if cls.hidden is not None else None
+        refusal = why_not_served(model, "magi1")
+        if refusal is not None:
+            raise UnsupportedError(refusal)
+        check_size(width, height, 2 * SPATIAL)
+        info = model.model.info
+        passes, notice = guidance_for(info, guidance, steady_oldest)
+        text, options = prompt_of(positive, info.architecture.text_dim)
+        given = given_latents(
+            start_image, start_video, start_latents, vae, width, height, aspect, continue_from, continue_frames
+        )
+        plan = _plan(
+            frames_to_make(frames, given),
+            steps_for(info, passes, steps),
+            shift,
+            window,
+            attention,
+            clean_refresh,
+            guidance=passes,
+            start_latents=0 if given is None else given.shape[2],
+        )
+        config = attached_config(model.model_options)
+        cache, inactive = _active(config, plan)
+        unused = "negative is not used: MAGI-1 has learned its own empty prompt." if negative is not None else None
+        said = [
+            notice,
+            unused,
+            inactive and f"MotionCache is not active: {inactive}",
+            ignored_changes(model.model_options),
+        ]
+        if any(said):
+            notify(node_id, "\n".join(filter(None, said)))
+        patched = model.clone()
+        settings = RunSettings(seed, "euler", cache, None, KV_PRECISIONS[kv_precision], kv_place == "CPU")
+        guider = Magi1Guider(patched, plan, options)
+        refuse_unsupported(guider.original_conds, patched.model_options, plan.chunk_wise)
+        latent_size = (height // SPATIAL, width // SPATIAL)
+        rows, columns = token_grid(*latent_size, PATCH)
+        count_stored(patched.model_options, patched, plan, settings, rows * columns)
+        report = Report(plan, cache or config, transformer_size(info, text.shape[1]), inactive)
+        trace = Trace(plan, rows, columns)
+        batch = 1 if given is None else given.shape[0]
+        state = RunState.new(plan, batch, 16, *latent_size, patched.load_device)
+        texts = chunk_texts(text, options, len(plan.windows[0].chunks), info.architecture.text_tokens, batch)
+        session = Magi1Session(plan, settings, state, listen(report, trace), texts)
+        run_windows(session, guider, given, None, callback_maker(vae))
+        length = frames // TEMPORAL + (given.shape[2] if given is not None and given.shape[2] > 1 else 0)
+        video = patched.model.process_latent_out(session.state.video[:, :, :length]).cpu()
+        summary = report.text()
+        logger.info("MotionCache: %s", summary.replace("\n", "; "))
+        return io.NodeOutput({"samples": video}, json.dumps(report.to_json()), summary, trace, ui={"text": [summary]})
+
+
+def _plan(frames: int, steps: int, shift: float, window: int, attention: str, clean_refresh: bool, **more: Any) -> Plan:
+    """The run's calls. Raises ValueError for settings that cannot be sampled."""
+    settings = SamplingSettings(
+        frames=frames,
+        steps=steps,
+        shift=shift,
+        window_chunks=window,
+        attention=ATTENTIONS.get(attention, attention),
+        clean_refresh=clean_refresh,
+        **more,
+    )
+    check_steps(steps, window, len(settings.history_chunks))
+    return build_plan(settings)
+
+
+def _active(config: Magi1CacheConfig | None, plan: Plan) -> tuple[Magi1CacheConfig | None, str | None]:
+    """(settings to run with or ``None``, why they do not act here or ``None``)."""
+    if config is None or config.granularity == "off":
+        return None, None
+    if not plan.chunk_wise:
+        return None, "it works chunk by chunk; set attention to 'chunk-wise'"
+    return config.for_steps(plan.steps), None
+
+
+NODES = [MotionCacheMagi1Sampler]
