@@ -209,12 +209,13 @@ class SkyReelsV2Adapter:
 
     def _block(self, layer: int, block: nn.Module, x: Tensor, state: _Forward) -> Tensor:
         modulation = block.modulation.to(device=x.device, dtype=x.dtype) + state.levels.modulation
-        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = map(state.levels.spread, modulation.unbind(1))
-        y = torch.addcmul(shift, block.norm1(x), 1 + scale)
-        x = torch.addcmul(x, self._self_attention(layer, block.self_attn, y, state), gate)
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = modulation.unbind(1)
+        spread = state.levels.spread  # only where used: over a whole window each one is as large as x
+        y = torch.addcmul(spread(shift), block.norm1(x), spread(1 + scale))
+        x = torch.addcmul(x, self._self_attention(layer, block.self_attn, y, state), spread(gate))
         x = x + self._cross_attention(layer, block.cross_attn, block.norm3(x), state)
-        y = block.ffn(torch.addcmul(ffn_shift, block.norm2(x), 1 + ffn_scale))
-        return torch.addcmul(x, y, ffn_gate)
+        y = block.ffn(torch.addcmul(spread(ffn_shift), block.norm2(x), spread(1 + ffn_scale)))
+        return torch.addcmul(x, y, spread(ffn_gate))
 
     def _self_attention(self, layer: int, module: nn.Module, y: Tensor, state: _Forward) -> Tensor:
         heads = module.num_heads
