@@ -20,10 +20,13 @@ from torch import Tensor
 
 from ...safetensors_file import CheckpointError, read_header
 
+TEXT_WIDTH = 4096
+"""Width of a token of t5-v1_1-xxl."""
+
 MAX_TOKENS = 800
 NULL_TOKENS = 50
-END_TOKEN = 1
-"""T5's id for the end of the text."""
+PAD_TOKEN, END_TOKEN = 0, 1
+"""T5's ids for what fills a text up and for its end."""
 
 DURATION = "DURATION"
 PREPENDED = ("STATIC", "DYNAMIC", "BORDERNESS", "HQ", "3D", "2D", DURATION)
@@ -125,6 +128,20 @@ def options_of(names: Sequence[str], tokens: SpecialTokens) -> dict[str, Any]:
     if not ordered:
         return {}
     return {TOKENS_KEY: ordered, VECTORS_KEY: torch.cat([tokens.vectors[name] for name in ordered]).float()}
+
+
+def fitted_ids(ids: Sequence[Any], longest: int = MAX_TOKENS) -> tuple[list[Any], int]:
+    """A tokenised prompt as the model may have it: no filling, cut at the end, one end token.
+
+    Args:
+        ids: T5's ids, perhaps with end tokens and filling.
+        longest: end token included.
+
+    Returns:
+        The ids, and how many of the prompt were left out.
+    """
+    words = [i for i in ids if not (isinstance(i, int) and i in (PAD_TOKEN, END_TOKEN))]
+    return [*words[: longest - 1], END_TOKEN], max(len(words) - (longest - 1), 0)
 
 
 def prepend(text: Tensor, count: int, vector: Tensor, longest: int = MAX_TOKENS) -> tuple[Tensor, int]:
