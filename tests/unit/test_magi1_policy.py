@@ -196,7 +196,7 @@ def test_a_vote_only_adds_and_resets_what_it_adds():
     voted = vote_up(need.flatten(), 3, 0.5).view(3, 4)
     assert voted[:, 0].all() and voted[2, 1] and not voted[:2, 1].any()
     assert torch.equal(vote_up(need.flatten(), 3, 2 / 3), need.flatten()), "more than 2 of 3 frames"
-    settings = {"warmup_steps": 1, "chunk_phase_updates": 0, "motion_floor": 0.0, "token_threshold": 0.005, "vote": 0.5}
+    settings = {"warmup_steps": 1, "chunk_phase_updates": 0, "motion_floor": 0.1, "token_threshold": 0.005, "vote": 0.5}
     for quirks in (frozenset(), frozenset({"voting_keeps_accumulators"})):
         played = Played(plan_of(), quirks=quirks, **settings)
         for call in [c for c in played.plan.calls if c.kind == "denoise"][:8]:
