@@ -157,11 +157,12 @@ def test_a_missing_key_is_named():
 
 def test_keys_of_the_state_dict_lead_to_parameters(network):
     """ComfyUI follows a key from attribute to attribute when it patches or saves a weight."""
+    import comfy.ops
     import comfy.utils
 
     state = network.state_dict()
     assert all(isinstance(comfy.utils.get_attr(network, key), nn.Parameter) for key in state)
-    again = Magi1Transformer(CONFIG, __import__("comfy.ops").ops.manual_cast, torch.float32)
+    again = Magi1Transformer(CONFIG, comfy.ops.manual_cast, torch.float32)
     again.load_state_dict(state)
     assert torch.equal(again.y_embedder.null_caption_embedding.weight, random_weights(CONFIG)[NULL_CAPTION])
 
@@ -398,6 +399,9 @@ def test_the_devices_own_float8_product_gets_the_same_numbers(smooth, monkeypatc
     monkeypatch.setattr(torch, "_scaled_mm", product)
     assert torch.equal(layer(x), plain)
     assert handed == [(torch.float8_e4m3fn, torch.float8_e4m3fn, True, True)], "row-major times column-major"
+    off = build(QUANTISED, native_float8=False).videodit_blocks.layers[1].mlp
+    assert torch.equal((off.linear_fc2 if smooth else off.linear_fc1)(x), plain)
+    assert len(handed) == 1
 
 
 @pytest.mark.parametrize("smooth", [False, True], ids=["per tensor", "per channel"])

@@ -23,12 +23,14 @@ class Build:
         weight_dtype: in which linear weights of the blocks are stored.
         norm_dtype: the same for norms.
         device: where parameters are made.
+        native_float8: let the device multiply float8 matrices where it can.
     """
 
     operations: Any
     weight_dtype: torch.dtype
     norm_dtype: torch.dtype
     device: torch.device | None = None
+    native_float8: bool = True
 
     def linear(self, columns: int, rows: int, bias: bool = False) -> nn.Module:
         """A linear layer of a block."""

@@ -37,12 +37,13 @@ class QuantisedLinear(CastAtUse):
     Args:
         in_features, out_features: sizes.
         smooth: divides its input per channel.
-        native: multiply in float8 where the device can; else always in plain PyTorch, rounding alike.
+        build: with ``native_float8`` it multiplies in float8 where the device can, else always in plain PyTorch,
+            rounding its input alike.
     """
 
-    def __init__(self, in_features: int, out_features: int, smooth: bool, build: Build, native: bool = True):
+    def __init__(self, in_features: int, out_features: int, smooth: bool, build: Build):
         super().__init__(build)
-        self.native = native
+        self.native = build.native_float8
         weight = torch.empty(1, out_features, in_features, dtype=FP8, device=build.device)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.register_parameter("bias", None)

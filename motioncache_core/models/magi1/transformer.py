@@ -137,6 +137,7 @@ class Magi1Transformer(nn.Module):
         dtype: in which the blocks compute; with float32 everything is float32.
         device: where the parameters are made.
         weight_dtype: in which the blocks' linear weights are stored, if not in ``dtype`` (e.g. plain float8).
+        native_float8: let the device multiply the float8 matrices of the quantised variants where it can.
     """
 
     def __init__(
@@ -146,10 +147,11 @@ class Magi1Transformer(nn.Module):
         dtype: torch.dtype = torch.bfloat16,
         device: torch.device | None = None,
         weight_dtype: torch.dtype | None = None,
+        native_float8: bool = True,
     ):
         super().__init__()
         self.config, self.dtype = config, dtype
-        build = Build(operations, weight_dtype or dtype, dtype, device)
+        build = Build(operations, weight_dtype or dtype, dtype, device, native_float8)
         patches = {"kernel_size": PATCH_SIZE, "stride": PATCH_SIZE, "bias": False}
         self.x_embedder = operations.Conv3d(
             config.in_channels, config.dim, **patches, dtype=torch.float32, device=device
