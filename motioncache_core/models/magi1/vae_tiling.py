@@ -52,6 +52,9 @@ class TiledVae:
     Args:
         network: encodes and decodes one tile.
         tiling: sizes of the tiles.
+
+    Raises:
+        ValueError: tiles, or what they do not share, are not whole latents.
     """
 
     def __init__(self, network: Magi1Vae, tiling: Tiling | None = None):
@@ -59,9 +62,13 @@ class TiledVae:
         self.tiling = tiling or Tiling()
         config = network.config
         self.length, self.side = config.patch_length, config.patch_size
-        self.pixel_tile = (self.tiling.height, self.tiling.width)
-        self.latent_tile = (self.tiling.height // self.side, self.tiling.width // self.side)
-        self.latent_frames = max(self.tiling.frames // self.length, 1)
+        sizes = (self.tiling.height, self.tiling.width)
+        whole = [*sizes, *(_stride(size, self.tiling.overlap) for size in sizes)]
+        if any(size % self.side for size in whole) or self.tiling.frames % self.length:
+            raise ValueError(f"{self.tiling} does not divide into latents of {self.length} x {self.side} x {self.side}")
+        self.pixel_tile = sizes
+        self.latent_tile = (sizes[0] // self.side, sizes[1] // self.side)
+        self.latent_frames = self.tiling.frames // self.length
 
     def encode(self, video: Tensor, on_tile: Callable[[], None] = lambda: None) -> Tensor:
         """``[B, 3, T, H, W]`` in -1..1 -> ``[B, 16, t, h, w]`` means, unscaled, in the weights' dtype.
