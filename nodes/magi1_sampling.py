@@ -268,7 +268,7 @@ class MotionCacheMagi1Sampler(io.ComfyNode):
         patched = model.clone()
         settings = RunSettings(seed, "euler", cache, None, KV_PRECISIONS[kv_precision], kv_place == "CPU")
         guider = Magi1Guider(patched, plan, options)
-        refuse_unsupported(guider.original_conds, patched.model_options, plan.chunk_wise)
+        refuse_unsupported(guider.original_conds, patched.model_options, plan)
         latent_size = (height // SPATIAL, width // SPATIAL)
         rows, columns = token_grid(*latent_size, PATCH)
         count_stored(patched.model_options, patched, plan, settings, rows * columns)

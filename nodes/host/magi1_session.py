@@ -128,7 +128,7 @@ def count_stored(
     sizes = model.model.diffusion_model.config
     dtype, _ = kv_placement(settings, inference_dtype(model.model), model.load_device)
 
-    def stored(noise_shape: tuple[int, ...], conds: dict[str, Any]) -> int:
+    def stored(patcher: Any, noise_shape: tuple[int, ...], conds: dict[str, Any]) -> int:
         if settings.kv_on_cpu:
             return 0
         return Magi1Run.bytes_needed(plan, sizes.num_layers, sizes.kv_dim, tokens_per_frame, noise_shape[0], dtype)

@@ -25,31 +25,33 @@ def kv_bytes(model: Any, plan: Plan, settings: RunSettings, latent: tuple[int, .
     return KVCache.bytes_needed(len(network.blocks), tokens, network.dim, branches * latent[0], dtype)
 
 
-def count_kv_in(model_options: dict[str, Any], model: Any, plan: Plan, settings: RunSettings, lists: set[str]) -> None:
+def count_kv_in(model_options: dict[str, Any], plan: Plan, settings: RunSettings, lists: set[str]) -> None:
     """Let ComfyUI's estimate before sampling see the store of a SkyReels-V2 run.
 
     ``lists``: names of the guider's lists of conditions that reach the network.
     """
 
-    def stored(noise_shape: tuple[int, ...], conds: dict[str, Any]) -> int:
-        return kv_bytes(model, plan, settings, noise_shape, sum(len(conds[name]) for name in lists))
+    def stored(patcher: Any, noise_shape: tuple[int, ...], conds: dict[str, Any]) -> int:
+        return kv_bytes(patcher, plan, settings, noise_shape, sum(len(conds[name]) for name in lists))
 
     count_in(model_options, plan, stored)
 
 
 def count_in(
-    model_options: dict[str, Any], plan: Plan, stored: Callable[[tuple[int, ...], dict[str, Any]], int]
+    model_options: dict[str, Any], plan: Plan, stored: Callable[[Any, tuple[int, ...], dict[str, Any]], int]
 ) -> None:
     """Let ComfyUI's estimate before sampling see one call's activations plus a store, as a longer latent.
 
     Args:
-        stored: (shape of the noise ``[B, C, F, H, W]``, conditions) -> bytes of the store on the model's device.
+        model_options: of a MODEL.
+        stored: (the MODEL, shape of the noise ``[B, C, F, H, W]``, conditions) -> bytes of the store on its device. It
+            must not hold the MODEL, whose options hold it: ComfyUI takes such a circle for a memory leak.
     """
 
     def prepare(executor: Any, patcher: Any, noise_shape: Any, conds: Any, *args: Any, **kwargs: Any) -> Any:
         batch, channels, _, height, width = noise_shape
         one_frame = max(float(patcher.model.memory_required([batch, channels, 1, height, width])), 1.0)
-        store_frames = math.ceil(stored(tuple(noise_shape), conds) / one_frame)
+        store_frames = math.ceil(stored(patcher, tuple(noise_shape), conds) / one_frame)
         frames = max(call.frames for call in plan.calls) + store_frames
         return executor(patcher, [batch, channels, frames, height, width], conds, *args, **kwargs)
 

@@ -6,9 +6,10 @@ a role is (list name, slot, sample) instead, built once at the start of a run.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
+
+from ...motioncache_core.plan import Plan
 
 Conds = dict[str, list[dict[str, Any]]]
 
@@ -58,19 +59,24 @@ def lists_in_use(guider: Any, model_options: dict[str, Any]) -> set[str]:
 
 
 def _overlap(entries: list[dict[str, Any]]) -> bool:
-    """Whether two entries are ever active at one noise level (levels fall from ``start`` to ``end``)."""
-    ranges = sorted(
-        (_level(e.get("timestep_start"), math.inf), _level(e.get("timestep_end"), -math.inf)) for e in entries
-    )
-    return any(later_end < start for (start, _), (_, later_end) in zip(ranges, ranges[1:], strict=False))
+    """Whether two entries are ever active at one noise level."""
+    ranges = sorted(map(_active, entries))
+    return any(later_start < end for (_, end), (later_start, _) in zip(ranges, ranges[1:], strict=False))
 
 
-def _level(value: Any, default: float) -> float:
-    return default if value is None else float(value)
+def _active(entry: dict[str, Any]) -> tuple[float, float]:
+    """Share of the steps at which an entry begins and ends to count; a hook on its text encoder may narrow it."""
+    starts = (entry.get("start_percent"), entry.get("clip_start_percent"))
+    ends = (entry.get("end_percent"), entry.get("clip_end_percent"))
+    return max((s for s in starts if s is not None), default=0.0), min((e for e in ends if e is not None), default=1.0)
 
 
-def refuse_unsupported(conds: Conds, model_options: dict[str, Any], chunk_wise: bool) -> None:
-    """Raise UnsupportedError, before anything loads, for what one noise level a chunk cannot serve."""
+def refuse_unsupported(conds: Conds, model_options: dict[str, Any], plan: Plan, one_run: bool = False) -> None:
+    """Raise UnsupportedError, before anything loads, for what one noise level a chunk cannot serve.
+
+    Args:
+        one_run: all windows are sampled in one run of the guider.
+    """
     for name, entries in conds.items():
         for entry in entries or []:
             for key, what in _UNSUPPORTED_ENTRIES.items():
@@ -82,14 +88,26 @@ def refuse_unsupported(conds: Conds, model_options: dict[str, Any], chunk_wise: 
                     f"{name} has hooks with keyframes over the steps; chunks are at different steps at once. "
                     "Use a hook without keyframes"
                 )
-    if not chunk_wise:
-        return
     if model_options.get("context_handler") is not None:
         raise UnsupportedError(
-            "the MODEL has context windows; chunk-wise sampling has its own windows. Remove the context window node"
+            "the MODEL has context windows; this sampler has its own (window, overlap). Remove the context window node"
         )
-    if "easycache" in model_options.get("transformer_options", {}):
+    for name, entries in conds.items() if plan.chunk_wise else ():
+        if _overlap(entries or []) and any(_active(entry) != (0.0, 1.0) for entry in entries):
+            raise UnsupportedError(
+                f"{name} has prompts that are used together for a part of the steps: what one of them saw of earlier "
+                "chunks would be missing. Use both all the time or one after the other, or set attention to "
+                "'vanilla full'"
+            )
+    if "easycache" in model_options.get("transformer_options", {}) and (plan.chunk_wise or _rises(plan, one_run)):
         raise UnsupportedError(
-            "the MODEL has EasyCache or LazyCache; they decide once for a whole clip. Remove that node, or set "
-            "attention to 'vanilla full'"
+            "the MODEL has EasyCache or LazyCache; they follow one noise level that falls over the whole clip. Remove "
+            "that node, or set attention to 'vanilla full' and ar_step to 0"
+            + (" (and make the video in one window)" if one_run and len(plan.windows) > 1 else "")
         )
+
+
+def _rises(plan: Plan, one_run: bool) -> bool:
+    """Whether the noise level that a guider is told goes up again."""
+    pairs = zip(plan.calls, plan.calls[1:], strict=False)
+    return any(later.sigma > call.sigma and (one_run or later.window == call.window) for call, later in pairs)

@@ -99,7 +99,7 @@ class AutoregressiveSampler(OwnSampler):
                 steps=len(sigmas) - 1,
             )
         )
-        refuse_unsupported(model_wrap.conds, extra_args["model_options"], plan.chunk_wise)
+        refuse_unsupported(model_wrap.conds, extra_args["model_options"], plan, one_run=True)
         settings, listener = self.prepare(model_wrap, plan, extra_args["seed"])
         batch, channels, _, height, width = noise.shape
         session = Session(plan, settings, RunState.new(plan, batch, channels, height, width, noise.device), listener)
@@ -131,7 +131,8 @@ def usable_sigmas(sigmas: Tensor) -> tuple[float, ...]:
     if not levels or levels[0] < 0.9:
         first = f"{levels[0]:g}" if levels else "nothing"
         raise UnsupportedError(f"SIGMAS begin at {first}; a video is made from noise: use a scheduler with denoise 1.0")
-    return (min(levels[0], LARGEST_SIGMA), *levels[1:])
+    between = (1.0 + levels[1]) / 2 if len(levels) > 1 else 0.0  # very many levels have the second one above it too
+    return (min(levels[0], max(LARGEST_SIGMA, between)), *levels[1:])
 
 
 def given_frames(mask: Tensor | None, latents: Tensor | None) -> Tensor | None:

@@ -49,6 +49,7 @@ OBJECT_INPUTS = (
     *("history_noise", "clean_refresh", "solver", "kv_precision", "kv_place"),
 )
 RUN_CLASSES = {"Session", "NetworkRun", "KVCache", "RunState", "SkyReelsV2Policy", "ChunkState", "_Relay", "FlowUniPC"}
+RUN_CLASSES |= {"Magi1Session", "Magi1Run", "Magi1Policy", "Magi1Guider", "Euler"}
 """Classes of the pack of which a run makes objects."""
 
 
@@ -102,6 +103,8 @@ class Nodes:
         """Within a share of the largest expected value."""
         assert found.shape == expected.shape
         assert float((found - expected).abs().max() / expected.abs().max()) <= share
+
+    video = Video
 
     def module(self, name: str) -> ModuleType:
         return importlib.import_module(f"{self.pack.__name__}.{name}")

@@ -197,7 +197,7 @@ def test_the_same_model_sampled_twice_gives_the_same_and_keeps_nothing(mc, left_
     assert left_behind() == []
 
 
-class Told(Exception):
+class ToldError(Exception):
     pass
 
 
@@ -222,11 +222,13 @@ def stop() -> None:
 
 
 def fail() -> None:
-    raise Told
+    raise ToldError
 
 
 @pytest.mark.parametrize(
-    ("what", "error"), [(stop, comfy.model_management.InterruptProcessingException), (fail, Told)], ids=["stop", "fail"]
+    ("what", "error"),
+    [(stop, comfy.model_management.InterruptProcessingException), (fail, ToldError)],
+    ids=["stop", "fail"],
 )
 @pytest.mark.parametrize("number", [0, 7, 12])
 def test_state_is_gone_after_an_interrupt_or_an_error_and_the_next_run_is_bit_equal(
