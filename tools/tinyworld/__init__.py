@@ -1,0 +1,1 @@
+"""The tiny world: procedural clips, and what trains the small demo models on them."""
