@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.samplers
+
 from ...motioncache_core.plan import Plan
 
 Conds = dict[str, list[dict[str, Any]]]
@@ -53,7 +55,9 @@ def role_slots(conds: Conds) -> dict[Any, Slot]:
 def lists_in_use(guider: Any, model_options: dict[str, Any]) -> set[str]:
     """Names of the guider's lists that it will pass to the network; guidance 1 leaves the negative one out."""
     names = set(guider.original_conds)
-    if getattr(guider, "cfg", None) == 1.0 and not model_options.get("disable_cfg1_optimization", False):
+    # guiders with a rule of their own keep their strengths elsewhere and leave ``cfg`` at 1
+    plain = type(guider).predict_noise is comfy.samplers.CFGGuider.predict_noise
+    if plain and guider.cfg == 1.0 and not model_options.get("disable_cfg1_optimization", False):
         names.discard("negative")
     return names
 

@@ -131,6 +131,49 @@ class FullMemory:
         return 0
 
 
+GUIDERS = {
+    "guidance": (lambda mc, model: cfg_guider(mc, model), {"positive", "negative"}),
+    "no guidance": (lambda mc, model: cfg_guider(mc, model, 1.0), {"positive"}),
+    "basic": (lambda mc, model: BasicGuider.execute(model, mc.positive).args[0], {"positive"}),
+    "dual": (
+        lambda mc, model: DualCFGGuider.execute(
+            model, mc.positive, mc.prompt(7), mc.negative, 4.0, 3.0, "regular"
+        ).args[0],
+        {"positive", "middle", "negative"},
+    ),
+    "perpneg": (
+        lambda mc, model: PerpNegGuider.execute(model, mc.positive, mc.negative, mc.prompt(7), 1.0, 1.0).args[0],
+        {"positive", "negative", "empty_negative_prompt"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GUIDERS)
+def test_memory_is_laid_out_before_the_first_call_for_the_branches_that_come(
+    mc, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    """ComfyUI asks how much memory is free before every call."""
+    make, lists = GUIDERS[name]
+    cache, relay = mc.module("motioncache_core.kv_cache").KVCache, mc.module("nodes.host.session")._Relay
+    history: list[str] = []
+    allocate, write, begin = cache.allocate, cache.write, relay.begin
+
+    def note_allocate(self: Any, role: Any) -> None:
+        if role not in self._buffers:
+            history.append(f"make {role[0]}")
+        allocate(self, role)
+
+    monkeypatch.setattr(cache, "allocate", note_allocate)
+    monkeypatch.setattr(
+        cache, "write", lambda self, role, *a: history.append(f"use {role[0]}") or write(self, role, *a)
+    )
+    monkeypatch.setattr(relay, "begin", lambda self, call: history.append("call") or begin(self, call))
+    mc.custom(make(mc, mc.load()), steps=2)
+    first = history.index("call")
+    assert set(history[:first]) == {f"make {name}" for name in lists}
+    assert set(history[first:]) == {"call"} | {f"use {name}" for name in lists}
+
+
 def test_branches_one_by_one_are_branches_together(mc, monkeypatch: pytest.MonkeyPatch):
     together = mc.sample(mc.cached(), **STEPS)
     calls = []
