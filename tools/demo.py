@@ -11,46 +11,51 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tools.host.environment import REPO
 from tools.host.server import ComfyError, ComfyServer, Run
 
 WORKFLOW = REPO / "workflows" / "tiny_world_demo.json"
 VIDEOS = (".mp4", ".webm", ".mkv")
+TEXTS = ("report", "summary")
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """What the demo made: the video's path, the texts of the report outputs, and the finished prompt."""
+    """What the demo made: the video's path, the `report` and `summary` outputs, and the finished prompt."""
 
     video: Path
-    reports: list[str]
+    report: dict[str, Any]
+    summary: str
     run: Run
 
 
 def render(comfy: ComfyServer, workflow: Path = WORKFLOW, timeout: float = 900.0) -> Rendered:
-    """Run a saved workflow in `comfy` and read back its video and every output called `report`.
+    """Run a saved workflow in `comfy` and read back its video, and the report and summary of its sampler.
 
     Raises:
-        ComfyError: a node failed (with its words), or the workflow saved no video.
+        ComfyError: a node failed (with its words), or the workflow saved no video or has no sampler of ours.
     """
     prompt = comfy.convert(json.loads(workflow.read_text(encoding="utf-8")))
-    readers = _read_reports(prompt, comfy.object_info())
+    readers = _read_texts(prompt, comfy.object_info())
     run = comfy.run({**prompt, **readers}, timeout)
     videos = [file for file in run.files() if file.suffix in VIDEOS]
     if not videos:
         raise ComfyError(f"{workflow.name} saved no video; its files: {', '.join(map(str, run.files())) or 'none'}")
-    return Rendered(videos[-1], ["".join(run.outputs[key]["text"]) for key in readers], run)
+    report, summary = ("".join(run.outputs[name]["text"]) for name in TEXTS)
+    return Rendered(videos[-1], json.loads(report), summary, run)
 
 
-def _read_reports(prompt: dict, object_info: dict) -> dict[str, dict]:
-    """One PreviewAny node for every output called `report`: their texts come back with the history."""
+def _read_texts(prompt: dict, object_info: dict) -> dict[str, dict]:
+    """A PreviewAny node for the report and one for the summary: their texts come back with the history."""
     readers = {}
     for key, node in prompt.items():
         for slot, name in enumerate(object_info[node["class_type"]]["output_name"]):
-            if name.lower() == "report":
-                source = {"class_type": "PreviewAny", "inputs": {"source": [key, slot]}}
-                readers[f"report of {key} at {slot}"] = source
+            if name in TEXTS:
+                readers[name] = {"class_type": "PreviewAny", "inputs": {"source": [key, slot]}}
+    if set(readers) != set(TEXTS):
+        raise ComfyError(f"the workflow has no node with the outputs {' and '.join(TEXTS)}")
     return readers
 
 
@@ -67,7 +72,7 @@ def main() -> int:
     except (ComfyError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    print("\n".join(rendered.reports))
+    print(rendered.summary)
     print(f"sampled and saved in {rendered.run.seconds:.1f} s")
     print(rendered.video.resolve())
     return 0

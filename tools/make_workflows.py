@@ -170,10 +170,10 @@ def tiny_world() -> dict[str, Node]:
     )
     nodes = {
         "note": Node("MarkdownNote", (40, -180), {"text": note}, (660, 170), "Tiny world"),
-        "model": Node("MotionCacheLoadSkyReelsV2", (40, 40), {"model_name": TINY_MODEL}, (320, 90)),
-        "vae": Node("VAELoader", (40, 190), {"vae_name": TINY_VAE}, (320, 60)),
-        "positive": Node("MotionCacheLoadPrompt", (40, 310), {"prompt_name": TINY_PROMPT}, (320, 90), "Prompt"),
-        "negative": Node("MotionCacheLoadPrompt", (40, 460), {"prompt_name": TINY_NEGATIVE}, (320, 90), "Negative"),
+        "model": Node("MotionCacheLoadSkyReelsV2", (40, 40), {"model_name": TINY_MODEL}, (320, 140)),
+        "vae": Node("VAELoader", (40, 230), {"vae_name": TINY_VAE}, (320, 60)),
+        "positive": Node("MotionCacheLoadPrompt", (40, 340), {"prompt_name": TINY_PROMPT}, (320, 90), "Prompt"),
+        "negative": Node("MotionCacheLoadPrompt", (40, 480), {"prompt_name": TINY_NEGATIVE}, (320, 90), "Negative"),
         "cache": Node(
             "MotionCacheApply", (400, 40), {"model": ("model", 0), "preset": "custom", **TINY_CACHE}, (340, 200)
         ),
@@ -200,9 +200,9 @@ def skyreels(image: bool) -> dict[str, Node]:
     start = {"start_image": ("image", 0), "vae": ("vae", 0)} if image else {}
     nodes = {
         "note": Node("MarkdownNote", (40, -260), {"text": note}, (700, 250), "SkyReels-V2 1.3B"),
-        "model": Node("MotionCacheLoadSkyReelsV2", (40, 40), {"model_name": model}, (340, 90)),
-        "clip": Node("CLIPLoader", (40, 190), clip, (340, 110)),
-        "vae": Node("VAELoader", (40, 360), {"vae_name": "wan_2.1_vae.safetensors"}, (340, 60)),
+        "model": Node("MotionCacheLoadSkyReelsV2", (40, 40), {"model_name": model}, (340, 140)),
+        "clip": Node("CLIPLoader", (40, 230), clip, (340, 110)),
+        "vae": Node("VAELoader", (40, 390), {"vae_name": "wan_2.1_vae.safetensors"}, (340, 60)),
         "positive": Node("CLIPTextEncode", (420, 40), {"clip": ("clip", 0), "text": PROMPT}, (340, 160), "Prompt"),
         "negative": Node("CLIPTextEncode", (420, 260), {"clip": ("clip", 0), "text": NEGATIVE}, (340, 120), "Negative"),
         "cache": Node("MotionCacheApply", (420, 440), {"model": ("model", 0)}, (340, 200)),
@@ -222,21 +222,92 @@ def skyreels(image: bool) -> dict[str, Node]:
         ),
     }
     if image:
-        nodes["image"] = Node("LoadImage", (40, 480), {"image": "example.png"}, (340, 330), "First frame")
+        nodes["image"] = Node("LoadImage", (40, 500), {"image": "example.png"}, (340, 330), "First frame")
     return _finish(nodes, 1180, "motioncache/skyreels_v2", 24.0)
+
+
+def magi1(start: str | None = None) -> dict[str, Node]:
+    """Text, image or video (``start``) to video with MAGI-1 4.5B distilled."""
+    note = (
+        "**Files**\n\n- `models/diffusion_models/4.5B_distill/inference_weight.distill/` and "
+        "`models/vae/magi1_vae/` (`config.json`, `diffusion_pytorch_model.safetensors`): folders of the repository "
+        "`sand-ai/MAGI-1`\n- `models/text_encoders/t5xxl_fp16.safetensors`\n- `models/magi1/special_tokens.npz` "
+        "(optional, for the switches of the text node)\n\nThe preset holds the settings published with MotionCache, "
+        "scaled to 16 steps. Compare with preset *off*. About 1.7 GB of memory for every chunk that is kept."
+    )
+    nodes = {
+        "note": Node("MarkdownNote", (40, -260), {"text": note}, (700, 250), "MAGI-1 4.5B distilled"),
+        "model": Node("MotionCacheLoadMagi1", (40, 40), {"model_name": MAGI1_MODEL}, (340, 90)),
+        "clip": Node("CLIPLoader", (40, 190), {"clip_name": MAGI1_TEXT, "type": "pixart"}, (340, 110)),
+        "vae": Node("MotionCacheLoadMagi1VAE", (40, 360), {"vae_name": MAGI1_VAE}, (340, 60)),
+        "positive": Node(
+            "MotionCacheMagi1TextEncode", (420, 40), {"clip": ("clip", 0), "text": PROMPT}, (340, 300), "Prompt"
+        ),
+        "cache": Node(
+            "MotionCacheApply",
+            (420, 400),
+            {"model": ("model", 0), "preset": "MotionCache (scaled to the steps)"},
+            (340, 200),
+        ),
+        "sample": Node(
+            "MotionCacheMagi1Sampler",
+            (800, 40),
+            {
+                "model": ("cache", 0),
+                "positive": ("positive", 0),
+                "vae": ("vae", 0),
+                "steps": 16,
+                "frames": 96,
+                "seed": 1234,
+                **({f"start_{start}": ("given", 0)} if start else {}),
+            },
+            (340, 560),
+        ),
+    }
+    if start == "image":
+        nodes["given"] = Node("LoadImage", (40, 480), {"image": "example.png"}, (340, 330), "First frame")
+    elif start == "video":
+        nodes["file"] = Node("LoadVideo", (40, 480), {"file": "example.mp4"}, (340, 330), "Video to go on from")
+        nodes["given"] = Node("GetVideoComponents", (40, 860), {"video": ("file", 0)}, (340, 80))
+    return _finish(nodes, 1180, "motioncache/magi1", 24.0)
 
 
 TINY_MODEL = "tiny_world_skyreels_v2_df.safetensors"
 TINY_VAE = "tiny_world_wan_vae.safetensors"
 TINY_PROMPT = "red ball moves right.safetensors"
 TINY_NEGATIVE = "empty.safetensors"
-TINY_CACHE: dict[str, Any] = {}
-TINY_SAMPLING: dict[str, Any] = {"width": 96, "height": 96, "frames": 57, "window": 57, "steps": 20, "seed": 7}
+TINY_CACHE: dict[str, Any] = {
+    "warmup_steps": 3,
+    "chunk_threshold": 0.1,
+    "token_threshold": 0.2,
+    "motion_floor": 0.4,
+    "min_update_ratio": 0.0,
+    "chunk_phase_updates": 2,
+    "distance": "patch embedding",
+    "vote": 1.0,
+}
+TINY_SAMPLING: dict[str, Any] = {
+    "width": 96,
+    "height": 96,
+    "frames": 57,
+    "window": 57,
+    "steps": 20,
+    "guidance": 4.0,
+    "shift": 5.0,
+    "seed": 7,
+}
+
+MAGI1_MODEL = "4.5B_distill/inference_weight.distill/model-00001-of-00002.safetensors"
+MAGI1_VAE = "magi1_vae/ (folder)"
+MAGI1_TEXT = "t5xxl_fp16.safetensors"
 
 WORKFLOWS = {
     "tiny_world_demo": tiny_world,
     "skyreels_v2_text_to_video": lambda: skyreels(image=False),
     "skyreels_v2_image_to_video": lambda: skyreels(image=True),
+    "magi1_text_to_video": magi1,
+    "magi1_image_to_video": lambda: magi1("image"),
+    "magi1_video_to_video": lambda: magi1("video"),
 }
 
 
