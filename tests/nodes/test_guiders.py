@@ -497,3 +497,40 @@ def test_a_prompt_that_a_node_on_the_model_brings_is_refused_chunk_by_chunk(mc):
     with pytest.raises(ValueError, match="a node on the MODEL brings a prompt of its own"):
         mc.sample(model)
     assert torch.isfinite(mc.sample(model, attention="vanilla full").latents).all()
+
+
+# -- previews and progress ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["node", "object"])
+@pytest.mark.parametrize("inputs", [{}, {"frames": 57, "window": 33}], ids=str)
+def test_a_preview_begins_with_the_chunk_in_work_and_progress_counts_calls(
+    mc, monkeypatch: pytest.MonkeyPatch, way: str, inputs: dict
+):
+    """ComfyUI's previews show the first frame of what they get."""
+    import latent_preview
+
+    predictions, shown = [], []
+    model = mc.load()
+    model.set_model_sampler_post_cfg_function(lambda args: predictions.append(args["denoised"]) or args["denoised"])
+
+    def prepare(patcher: Any, steps: int, x0_output: dict | None = None) -> Any:
+        def callback(step: int, x0: Tensor, x: Tensor, total: int) -> None:
+            shown.append((step, x0.clone(), total))
+            if x0_output is not None:
+                x0_output["x0"] = x0
+
+        return callback
+
+    monkeypatch.setattr(latent_preview, "prepare_callback", prepare)
+    plan = mc.plan(**inputs)
+    if way == "node":
+        mc.sample(model, **inputs)
+    else:
+        mc.custom(cfg_guider(mc, model), **inputs)
+    assert [(step, total) for step, _, total in shown] == [(i, len(plan.calls)) for i in range(len(plan.calls))]
+    last = len(plan.calls) - (way == "object")  # the object's last one is the whole video, in order
+    for (_, x0, _), prediction in list(zip(shown, predictions, strict=True))[:last]:
+        assert torch.equal(x0[:, :, : prediction.shape[2]], prediction)
+    if way == "object":
+        assert shown[-1][1].shape[2] == plan.latent_frames
