@@ -144,9 +144,8 @@ class Magi1ComfyVae(comfy.sd.VAE):
         for dim in (3, 4):
             size = video.shape[dim]
             if size < side:
-                raise InputError(
-                    f"the images are {video.shape[4]} x {video.shape[3]}; at least {side} x {side} is needed"
-                )
+                given = f"{video.shape[4]} x {video.shape[3]}"
+                raise InputError(f"the images are {given} pixels; MAGI-1's VAE needs at least {side} x {side}")
             video = video.narrow(dim, size % side // 2, size // side * side)
         return video[:, :, :kept]
 
