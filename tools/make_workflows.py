@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.host.environment import REPO
-from tools.host.workflow import WIDGET_TYPES
+from tools.host.workflow import UPLOADS, WIDGET_TYPES
 
 Link = tuple[str, int]
 """(key of a node, slot of its output)."""
@@ -57,6 +57,8 @@ def to_saved(nodes: dict[str, Node], info: dict[str, Any]) -> dict[str, Any]:
                     links.append([len(links) + 1, ids[value[0]], value[1], ids[key], len(sockets), kind])
                     socket["link"] = len(links)
                 sockets.append(socket)
+        if any(options.get(name) for _, spec in _inputs(schema) for options in spec[1:] for name in UPLOADS):
+            values.append("image")  # what the front end saves for the upload button, of videos too
         unknown = set(node.inputs) - {name for name, _ in _inputs(schema)}
         if unknown:
             raise KeyError(f"{node.kind} has no input {', '.join(sorted(unknown))}")
