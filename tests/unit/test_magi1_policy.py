@@ -187,7 +187,9 @@ def test_a_cap_may_change_over_the_token_phase():
     assert computed[2:15] == [TOKENS - int(ramp(1.0, 0.0, (n - 2) / 14) * TOKENS) for n in range(2, 15)]
     assert computed[2] == 0 and computed[14] == 11
     longer = Played(plan_of(chunks=2), quirks=frozenset({"ratio_progress_over_run"}), **settings).go()
-    assert max(d.computed for d in longer if d.chunk == 0 and 2 <= d.step < 15) < 11, "the reference never gets to the end"
+    assert max(d.computed for d in longer if d.chunk == 0 and 2 <= d.step < 15) < 11, (
+        "the reference never gets to the end"
+    )
 
 
 def test_a_vote_only_adds_and_resets_what_it_adds():

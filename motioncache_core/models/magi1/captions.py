@@ -13,12 +13,13 @@ from collections.abc import Callable
 from html import unescape
 from html.entities import html5
 from html.parser import HTMLParser
-from urllib.parse import unquote_plus
 
 PASSES = 2
 """The original cleans twice; what the first pass joins may be something to remove."""
 
 Rule = tuple[re.Pattern[str], str]
+
+_PERCENT = re.compile("(?:%[0-9a-fA-F]{2})+")
 
 _SITE = r"[a-zA-Z0-9.\-]+\.(?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b/?(?!@)"
 _FILE = "(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)"
@@ -93,8 +94,15 @@ def clean_caption(prompt: str, passes: int = PASSES, repair: Callable[[str], str
     return prompt
 
 
+def without_percent_codes(text: str) -> str:
+    """``+`` as a space and runs of ``%XX`` as the UTF-8 text that they stand for, as in web addresses."""
+    return _PERCENT.sub(
+        lambda run: bytes.fromhex(run[0].replace("%", "")).decode("utf-8", "replace"), text.replace("+", " ")
+    )
+
+
 def _clean(text: str, repair: Callable[[str], str]) -> str:
-    text = unquote_plus(text).strip().lower().replace("<person>", "person")
+    text = without_percent_codes(text).strip().lower().replace("<person>", "person")
     text = _apply(_LINKS, text)
     text = _apply(_SIGNS, without_markup(text))
     if len(_JOINERS.findall(text)) > _MOST_JOINERS:
