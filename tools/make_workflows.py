@@ -294,7 +294,7 @@ TINY_SAMPLING: dict[str, Any] = {
     "frames": 57,
     "window": 57,
     "steps": 20,
-    "guidance": 4.0,
+    "guidance": 2.0,
     "shift": 5.0,
     "seed": 7,
 }
