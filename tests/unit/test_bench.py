@@ -66,7 +66,10 @@ def test_rounds_alternate_and_speed_ups_are_taken_within_a_round():
         made.append(name)
         return {"slow": 4.0, "fast": 1.0}[name] * (round_index + 1)  # the machine gets slower and slower
 
-    seconds = alternate(["slow", "fast"], 3, measure)
+    lengths = []
+    for seconds in alternate(["slow", "fast"], 3, measure):
+        lengths.append([len(values) for values in seconds.values()])
+    assert lengths == [[1, 1], [2, 2], [3, 3]]
     assert made == ["slow", "fast", "fast", "slow", "slow", "fast"]
     assert order(["a", "b", "c"], 1) == ["c", "b", "a"]
     assert seconds == {"slow": [4.0, 8.0, 12.0], "fast": [1.0, 2.0, 3.0]}
@@ -149,7 +152,7 @@ def test_the_quick_run_measures_every_variant(quick: dict):
     chunk_tokens, steps, chunks, branches = 5 * 2 * 4, 6, 3, 2
     plain = branches * chunks * steps * chunk_tokens
     assert rows["chunk-wise"]["token_forwards"] == plain
-    assert rows["vanilla"]["token_forwards"] == branches * (steps + 2 * 2) * chunks * chunk_tokens
+    assert rows["vanilla"]["token_forwards"] == branches * (steps + 2) * chunks * chunk_tokens
     assert rows["chunk-wise, clean refresh"]["token_forwards"] == plain + branches * (chunks - 1) * chunk_tokens
     assert rows["vanilla"]["kv_bytes"] == 0
     assert rows["chunk-wise"]["kv_bytes"] == 2 * branches * chunks * chunk_tokens * 128 * 4

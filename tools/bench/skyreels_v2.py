@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from tools.host.environment import REPO
 FULL_LAYERS = 30
 SIZES_1_3B = {"dim": 1536, "ffn_dim": 8960, "num_heads": 12}
 QUICK_SIZES = {"dim": 128, "ffn_dim": 256, "num_heads": 1}
-DEFAULTS = {"pairs": (5, 1), "layers": (2, 1), "steps": (8, 5), "latent": ("12x16", "4x8"), "text_tokens": (512, 16)}
+DEFAULTS = {"pairs": (5, 1), "layers": (2, 1), "steps": (6, 5), "latent": ("8x12", "4x8"), "text_tokens": (512, 16)}
 """Option -> (usual value, value of --quick)."""
-LIVE_REPEATS = 3
+LIVE_REPEATS = 2
 DISTANCES = ("time embedding", "patch embedding")
 
 SPEED_UP_TARGET = 0.85
@@ -42,9 +43,9 @@ def main(given: list[str] | None = None) -> int:
     facts = machine.facts(torch.device(options.device))
     for sentence in machine.warnings(facts["load_average"], None, facts["cores"]):
         say(f"warning: {sentence}")
-    result = measure(options, facts)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for result in measure(options, facts):  # one more round each time, so that a run cut short leaves something
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(text(result))
     print(options.out.resolve())
     return 1 if options.check and not all(target["held"] for target in result["targets"]) else 0
@@ -56,12 +57,12 @@ def parse(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny sizes and one pair: shows only that it runs")
     parser.add_argument("--pairs", type=int, help="rounds in which every variant runs once (5)")
     parser.add_argument("--layers", type=int, help=f"transformer blocks, of {FULL_LAYERS} (2)")
-    parser.add_argument("--steps", type=int, help="denoising steps of every chunk (8)")
+    parser.add_argument("--steps", type=int, help="denoising steps of every chunk (6)")
     parser.add_argument("--chunks", type=int, default=3, help="chunks of 5 latent frames (%(default)s)")
     parser.add_argument(
-        "--ar-step", type=int, default=2, help="steps a chunk stays behind the one before (%(default)s)"
+        "--ar-step", type=int, default=1, help="steps a chunk stays behind the one before (%(default)s)"
     )
-    parser.add_argument("--latent", help="height x width of a latent frame, even numbers (12x16)")
+    parser.add_argument("--latent", help="height x width of a latent frame, even numbers (8x12)")
     parser.add_argument("--text-tokens", type=int, help="tokens of a prompt (512)")
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.7, 0.5, 0.3], help="computed fractions")
     parser.add_argument("--threads", type=int, help="PyTorch's threads (all cores)")
@@ -95,8 +96,8 @@ def latent_size(written: str) -> tuple[int, int]:
     return size
 
 
-def measure(options: argparse.Namespace, facts: dict[str, Any]) -> dict[str, Any]:
-    """Everything that is printed and written."""
+def measure(options: argparse.Namespace, facts: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Everything that is printed and written, anew after each round."""
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = options.device == "cpu"  # before anything of ComfyUI looks for a GPU
@@ -115,28 +116,29 @@ def measure(options: argparse.Namespace, facts: dict[str, Any]) -> dict[str, Any
     say("warming up: every distance once, then every variant in alternating order")
     repeats = min(options.pairs, LIVE_REPEATS)
     live = [skyreels_bench.deciding(model, prompts, scene, name, repeats, meter, say) for name in DISTANCES]
-    rows = skyreels_bench.compare(model, prompts, scene, options.fractions, options.pairs, meter, say)
-    others = meter.cores
-    return {
-        "format": "motioncache_bench",
-        "version": 1,
-        "machine": facts,
-        "setup": {
-            **vars(architecture),
-            "layers_of_the_full_model": FULL_LAYERS,
-            "weights": f"random, {options.dtype}",
-            "scene": vars(scene),
-            "guidance": skyreels_runs.GUIDANCE,
-            "pairs": options.pairs,
-            "peak_memory_is": machine.PeakMemory.what(model.load_device),
-        },
-        "rows": rows,
-        "deciding": live,
-        "targets": targets(rows, live),
-        "other_processes_cores": others if others is None else round(others, 2),
-        "warnings": machine.warnings(facts["load_average"], others, facts["cores"]),
-        "seconds_in_all": round(time.perf_counter() - started, 1),
+    setup = {
+        **vars(architecture),
+        "layers_of_the_full_model": FULL_LAYERS,
+        "weights": f"random, {options.dtype}",
+        "scene": vars(scene),
+        "guidance": skyreels_runs.GUIDANCE,
+        "peak_memory_is": machine.PeakMemory.what(model.load_device),
     }
+    for rows in skyreels_bench.compare(model, prompts, scene, options.fractions, options.pairs, meter, say):
+        others = meter.cores
+        yield {
+            "format": "motioncache_bench",
+            "version": 1,
+            "machine": facts,
+            "setup": setup,
+            "rounds": len(rows[0]["seconds_by_round"]),
+            "rows": rows,
+            "deciding": live,
+            "targets": targets(rows, live),
+            "other_processes_cores": others if others is None else round(others, 2),
+            "warnings": machine.warnings(facts["load_average"], others, facts["cores"]),
+            "seconds_in_all": round(time.perf_counter() - started, 1),
+        }
 
 
 def targets(rows: list[dict[str, Any]], live: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -166,7 +168,7 @@ def text(result: dict[str, Any]) -> str:
         f"{setup['num_layers']} of {FULL_LAYERS} layers, width {setup['dim']}, {setup['weights']} weights; "
         f"{scene['chunks']} chunks of {scene['chunk_frames']} latent frames of {height}x{width} ({tokens} tokens a "
         f"chunk), {scene['steps']} steps, ar_step {scene['ar_step']}, guidance {setup['guidance']:g}, "
-        f"{scene['text_tokens']} prompt tokens; {setup['pairs']} alternating rounds, medians.",
+        f"{scene['text_tokens']} prompt tokens; {result['rounds']} alternating rounds, medians.",
         f"{facts['processor']}, {facts['cores']} cores, {facts['threads']} threads, device {facts['device']}, "
         f"PyTorch {facts['torch']}, load average {facts['load_average']} before, others used "
         f"{result['other_processes_cores']} cores meanwhile. Peak memory: {setup['peak_memory_is']}.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -25,8 +25,10 @@ def order(names: Sequence[str], round_index: int) -> list[str]:
     return list(names) if round_index % 2 == 0 else list(reversed(names))
 
 
-def alternate(names: Sequence[str], rounds: int, measure: Callable[[str, int], float]) -> dict[str, list[float]]:
-    """Seconds of every variant in every round.
+def alternate(
+    names: Sequence[str], rounds: int, measure: Callable[[str, int], float]
+) -> Iterator[dict[str, list[float]]]:
+    """Seconds of every variant in every round so far, after each round.
 
     Args:
         measure: (variant, round) -> seconds.
@@ -35,7 +37,7 @@ def alternate(names: Sequence[str], rounds: int, measure: Callable[[str, int], f
     for index in range(rounds):
         for name in order(names, index):
             seconds[name].append(measure(name, index))
-    return seconds
+        yield seconds
 
 
 def speed_up(seconds: Sequence[float], baseline: Sequence[float]) -> Spread:

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -70,8 +70,8 @@ def compare(
     pairs: int,
     meter: OthersMeter,
     say: Say,
-) -> list[dict[str, Any]]:
-    """Every variant ``pairs`` times; one row a variant, ready for a table or JSON."""
+) -> Iterator[list[dict[str, Any]]]:
+    """Every variant ``pairs`` times; after each round one row a variant, ready for a table or JSON."""
     named = variants(scene, fractions)
     runs: dict[str, list[Measured]] = {name: [] for name in named}
 
@@ -82,10 +82,12 @@ def compare(
             run = sample(model, prompts, scene, variant.sampling, policy)
         say(f"round {round_index + 1} of {pairs}: {name}: {run.seconds:.2f} s")
         runs[name].append(run)
+        if pairs > 1 and sum(map(len, runs.values())) == len(named):
+            say(f"about {(pairs - 1) * sum(r.seconds for (r,) in runs.values()):.0f} s to go")
         return run.seconds
 
-    seconds = alternate(list(named), pairs, measure)
-    return [_row(name, runs, seconds) for name in named]
+    for seconds in alternate(list(named), pairs, measure):
+        yield [_row(name, runs, seconds) for name in named]
 
 
 def _row(name: str, runs: dict[str, list[Measured]], seconds: dict[str, list[float]]) -> dict[str, Any]:
@@ -117,11 +119,12 @@ def deciding(
 ) -> dict[str, Any]:
     """Share of a run that the live policy takes to decide.
 
-    A first run, not counted, finds out how large a step's distance is on these weights; the threshold follows from it.
+    A first run of one chunk, not counted, finds out how large a step's distance is on these weights; the threshold
+    follows from it.
     """
     wait = synchroniser(model.load_device)
     config = ALWAYS_TOKENS.with_changes(distance=distance, min_update_ratio=0.1)
-    first = sample(model, prompts, scene, Sampling(cache=config), TimedPolicy(config, wait))
+    first = sample(model, prompts, replace(scene, chunks=1, ar_step=0), Sampling(cache=config))
     distances = [b["distance"] for b in first.branches if b["distance"] is not None]
     threshold = THRESHOLD_IN_DISTANCES * statistics.median(distances)
     config = config.with_changes(chunk_threshold=threshold, token_threshold=threshold)

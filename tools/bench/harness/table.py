@@ -23,7 +23,7 @@ def comparison(rows: Sequence[dict[str, Any]]) -> str:
         "peak memory of the run, MiB",
         "of it keys and values, MiB",
     )
-    return _lines(head, [_cells(row) for row in rows])
+    return lines(head, [_cells(row) for row in rows])
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -46,10 +46,10 @@ def _cells(row: dict[str, Any]) -> list[str]:
 def deciding(rows: Sequence[dict[str, Any]]) -> str:
     """One line a distance; see ``skyreels_bench.deciding``."""
     head = ("distance", "deciding, share of the run", "computed fraction", "full / partial / reused", "phases")
-    lines = []
+    cells = []
     for row in rows:
         share, steps = row["share"], row["branch_steps"]
-        lines.append(
+        cells.append(
             [
                 row["distance"],
                 f"{share['median']:.2%} ({share['low']:.2%}–{share['high']:.2%})",
@@ -58,9 +58,10 @@ def deciding(rows: Sequence[dict[str, Any]]) -> str:
                 ", ".join(f"{name} {count}" for name, count in row["phases"].items()),
             ]
         )
-    return _lines(head, lines)
+    return lines(head, cells)
 
 
-def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     table = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
