@@ -18,6 +18,7 @@ from tools.tinyworld import parallel  # noqa: E402
 
 log = logging.getLogger("tiny_world")
 VAE_FILE = "vae/tiny_world_wan_vae.safetensors"
+VAE_WHOLE = "vae_whole.safetensors"  # with Wan's statistics, its decoder not yet trained on whole clips
 TRANSFORMER_FILE = "diffusion_models/tiny_world_skyreels_v2_df.safetensors"
 
 
@@ -47,16 +48,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=REPO / "tiny_world", help="where the finished files go")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes, one core each")
-    parser.add_argument("--vae-steps", type=int, default=1000)
+    parser.add_argument("--vae-steps", type=int, default=700)
     parser.add_argument("--polish-steps", type=int, default=500, help="steps of the decoder alone")
-    parser.add_argument("--steps", type=int, default=3000, help="steps of the transformer")
+    parser.add_argument("--steps", type=int, default=1600, help="steps of the transformer")
     parser.add_argument("--batch", type=int, default=3, help="clips a step of the transformer, of every worker")
-    parser.add_argument("--clips", type=int, default=12, help="training clips of every scene")
+    parser.add_argument("--clips", type=int, default=8, help="training clips of every scene")
     parser.add_argument("--prompts", type=int, default=20, help="evaluate: how many prompts")
     parser.add_argument("--seeds", type=int, default=2, help="evaluate: seeds for each prompt")
-    parser.add_argument("--sampling-steps", type=int, default=24)
+    parser.add_argument("--sampling-steps", type=int, default=20)
     parser.add_argument("--shift", type=float, default=5.0)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--ar-step", type=int, default=0)
     parser.add_argument(
         "--which", choices=("trained", "held-out", "both"), default="both", help="evaluate: which prompts"
@@ -69,18 +70,19 @@ def _train_vae(args: argparse.Namespace) -> None:
     from tools.tinyworld import vae
     from tools.tinyworld.host import import_comfyui
 
-    raw = args.work / "vae_raw.safetensors"
+    raw, whole = args.work / "vae_raw.safetensors", args.work / VAE_WHOLE
     if not raw.exists():
         parallel.run(args.workers, vae.train, args.work, args.vae_steps, args.seed)
     import_comfyui()
-    if not (args.out / VAE_FILE).exists():
-        vae.finish(raw, args.out / VAE_FILE, args.seed)
+    if not whole.exists():
+        vae.finish(raw, whole, args.seed)
 
 
 def _polish(args: argparse.Namespace) -> None:
     from tools.tinyworld import vae
 
-    parallel.run(args.workers, vae.polish, args.work, args.out / VAE_FILE, args.polish_steps, args.seed)
+    whole, out = args.work / VAE_WHOLE, args.out / VAE_FILE
+    parallel.run(args.workers, vae.polish, args.work, whole, out, args.polish_steps, args.seed)
 
 
 def _train_transformer(args: argparse.Namespace) -> None:

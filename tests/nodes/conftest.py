@@ -225,6 +225,16 @@ def plain(_nodes: Nodes) -> Video:
 
 
 @pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Models that were asked to be loaded; none is."""
+    import comfy.model_management
+
+    asked: list[Any] = []
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", lambda models, **more: asked.extend(models))
+    return asked
+
+
+@pytest.fixture
 def left_behind(pack: ModuleType) -> Iterator[Callable[[], list[str]]]:
     """Names of what a run must not leave: objects of its state that are alive, beyond those before the test."""
 

@@ -40,7 +40,7 @@ class Recipe:
         ema: decay of the averaged weights, which are the ones that are kept.
     """
 
-    steps: int = 3000
+    steps: int = 1600
     batch: int = 3
     rate: float = 5e-3
     adam_share: float = 0.3

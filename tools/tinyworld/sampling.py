@@ -10,8 +10,8 @@ from .transformer import TinySkyReels
 
 @torch.no_grad()
 def sample(
-    model: TinySkyReels, context: torch.Tensor, empty: torch.Tensor, seed: int, *, steps: int = 24, shift: float = 5.0,
-    guidance: float = 3.0, ar_step: int = 0, size: int = 12, chunks: tuple[int, ...] = CHUNKS,
+    model: TinySkyReels, context: torch.Tensor, empty: torch.Tensor, seed: int, *, steps: int = 20, shift: float = 5.0,
+    guidance: float = 2.0, ar_step: int = 0, size: int = 12, chunks: tuple[int, ...] = CHUNKS,
 ) -> torch.Tensor:  # fmt: skip
     """Latents [1, 16, F, size, size] for a prompt.
 

@@ -31,8 +31,9 @@ POLISH_AVERAGE = 0.97  # decay of the averaged weights, which are kept
 POLISH_RATES = (0.003, 1e-3)  # the same for the decoder alone
 RATES = (0.01, 3e-3)  # learning rates of the convolutions (orthogonalised momentum) and of all else (AdamW)
 PHASES = (  # (share of the steps, crop in pixels, frames, clips in a batch)
-    (0.55, 48, 5, 2),
-    (0.45, 64, 9, 1),
+    (0.50, 48, 5, 2),
+    (0.30, 64, 9, 1),
+    (0.20, 64, 17, 1),
 )
 
 
@@ -210,15 +211,20 @@ def faster_norms(vae: torch.nn.Module) -> None:
             module.forward = forward.__get__(module)
 
 
-def polish(rank: int, work: Path, finished: Path, steps: int, seed: int) -> None:
+def polish(rank: int, work: Path, whole: Path, out: Path, steps: int, seed: int) -> None:
     """Train the decoder alone on whole clips, so that late frames are as good as early ones; latents stay the same.
 
     Clips are decoded in pieces of two latent frames with the network's own caches handed on, a step for each piece.
-    Writes `finished` anew; goes on from `work/polish.pt` if that is there.
+    Goes on from `work/polish.pt` if that is there.
+
+    Args:
+        rank: number of this process, see `parallel.run`.
+        whole: what `finish` wrote.
+        out: where the final autoencoder goes.
     """
     import_comfyui()
     vae = build()
-    vae.load_state_dict({k: v.float() for k, v in load_file(finished).items()})
+    vae.load_state_dict({k: v.float() for k, v in load_file(whole).items()})
     faster_norms(vae)
     vae.requires_grad_(False)
     decoder = vae.decoder.requires_grad_(True)
@@ -249,8 +255,8 @@ def polish(rank: int, work: Path, finished: Path, steps: int, seed: int) -> None
             for group in optimiser.param_groups:
                 group["lr"] = rate * share
             optimiser.zero_grad(set_to_none=True)
-        out = decoder(z[:, :, start:end], cache, [0])
-        error = out - video[:, :, max(0, 4 * start - 3) : 4 * end - 3]
+        decoded = decoder(z[:, :, start:end], cache, [0])
+        error = decoded - video[:, :, max(0, 4 * start - 3) : 4 * end - 3]
         loss = error.abs().mean() + 2.0 * error.square().mean()
         loss.backward()
         average_gradients(decoder.parameters())
@@ -273,7 +279,9 @@ def polish(rank: int, work: Path, finished: Path, steps: int, seed: int) -> None
             kept = [o.state_dict() for o in optimisers]
             saved = {"model": decoder.state_dict(), "average": average, "optimisers": kept, "step": step + 1}
             torch.save(saved, state)
-            _save(vae, finished, average)
+    if rank == 0:
+        _save(vae, out, average)
+        log.info("autoencoder: wrote %s", out)
 
 
 @torch.no_grad()
@@ -341,7 +349,6 @@ def finish(raw: Path, out: Path, seed: int, count: int = 45) -> None:
     vae.conv1.weight.copy_(weight)
     vae.conv1.bias.copy_(bias)
     _save(vae, out)
-    log.info("autoencoder: wrote %s", out)
 
 
 def _save(vae: torch.nn.Module, out: Path, decoder: dict[str, torch.Tensor] | None = None) -> None:
