@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import cache, loaders, magi1_loaders, magi1_sampling, magi1_text, magi1_vae, preview, prompts, sampling
+from . import cache, evaluate, loaders, magi1_loaders, magi1_sampling, magi1_text, magi1_vae, preview, prompts, sampling
 
 NODES: list[type[io.ComfyNode]] = [
     *loaders.NODES,
@@ -14,6 +14,7 @@ NODES: list[type[io.ComfyNode]] = [
     *magi1_sampling.NODES,
     *prompts.NODES,
     *preview.NODES,
+    *evaluate.NODES,
 ]
 
 
