@@ -50,9 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=2, help="processes, one core each")
     parser.add_argument("--vae-steps", type=int, default=700)
     parser.add_argument("--polish-steps", type=int, default=500, help="steps of the decoder alone")
-    parser.add_argument("--steps", type=int, default=1600, help="steps of the transformer")
+    parser.add_argument("--steps", type=int, default=2600, help="steps of the transformer")
+    parser.add_argument("--short", type=float, default=0.4, help="share of its steps with three chunks instead of five")
+    parser.add_argument("--begin-with", type=Path, help="a finished transformer whose training goes on")
     parser.add_argument("--batch", type=int, default=3, help="clips a step of the transformer, of every worker")
-    parser.add_argument("--clips", type=int, default=8, help="training clips of every scene")
+    parser.add_argument("--clips", type=int, default=4, help="training clips of a scene with one sprite")
     parser.add_argument("--prompts", type=int, default=20, help="evaluate: how many prompts")
     parser.add_argument("--seeds", type=int, default=2, help="evaluate: seeds for each prompt")
     parser.add_argument("--sampling-steps", type=int, default=20)
@@ -88,7 +90,7 @@ def _polish(args: argparse.Namespace) -> None:
 def _train_transformer(args: argparse.Namespace) -> None:
     from tools.tinyworld import forcing
 
-    recipe = forcing.Recipe(steps=args.steps, batch=args.batch)
+    recipe = forcing.Recipe(steps=args.steps, batch=args.batch, short=args.short)
     parallel.run(
         args.workers,
         forcing.train,
@@ -98,6 +100,7 @@ def _train_transformer(args: argparse.Namespace) -> None:
         args.out / TRANSFORMER_FILE,
         args.out / VAE_FILE,
         args.clips,
+        args.begin_with,
     )
 
 
