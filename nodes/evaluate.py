@@ -15,6 +15,7 @@ from ..motioncache_core.quality import frame_groups, mean_psnr, psnr, ssim
 from ..motioncache_core.side_by_side import heat, side_by_side
 from ..motioncache_core.sweep import COSTS, Run, plot_series, read_run, references, table
 from .host.latents import InputError
+from .host.notify import show
 from .host.versions import advanced
 
 Sweep = io.Custom("MOTIONCACHE_SWEEP")
@@ -71,6 +72,7 @@ class MotionCacheCompareVideos(io.ComfyNode):
                 io.Float.Output(display_name="mean_ssim", tooltip="1 is equal; higher is more alike."),
                 io.String.Output(display_name="summary"),
             ],
+            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -81,6 +83,7 @@ class MotionCacheCompareVideos(io.ComfyNode):
         mask = None if mask is None else _fitting(mask, reference)
         found = _compare(reference, compared, mask)
         summary = _in_words(found, lengths, mask is not None)
+        show(cls.hidden.unique_id if cls.hidden is not None else None, summary)
         plot, worst = _plot(found), _worst_frame(reference, compared, mask, found.worst)
         return io.NodeOutput(
             _as_image(plot), _as_image(worst), found.mean_psnr, found.mean_ssim, summary, ui={"text": [summary]}
@@ -144,7 +147,7 @@ class MotionCacheSweep(io.ComfyNode):
         runs = (*previous, read_run(report, name, quality))
         plot = pareto_plot(
             plot_series(runs, x_axis),
-            title=f"{quality_name} over {x_axis}",
+            title=f"Quality over {x_axis}",
             x_label=x_axis,
             y_label=quality_name,
             log_x=log_x,
