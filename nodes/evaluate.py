@@ -176,7 +176,7 @@ def _fitting(mask: Tensor, video: Tensor) -> Tensor:
         raise InputError(f"mask is {mask.shape[2]} x {mask.shape[1]} and the videos are {width} x {height}")
     if 1 < mask.shape[0] < frames:
         raise InputError(f"mask has {mask.shape[0]} frames; {frames} frames are compared (nearest: {frames}, or 1)")
-    mask = mask[:frames].clamp(min=0)
+    mask = mask[:frames].float().clamp(min=0)
     if not mask.any():
         raise InputError("mask is black everywhere; it must be white where the picture is judged")
     return mask
@@ -206,7 +206,7 @@ def _in_words(found: Comparison, lengths: tuple[int, int], masked: bool) -> str:
         lines[1:] = ["the videos are equal"]
     empty = int(found.psnr.isnan().sum())
     if empty:
-        lines.append(f"{empty} frames have a black mask and were left out")
+        lines.append(f"frames left out because their mask is black: {empty}")
     if lengths[0] != lengths[1]:
         lines.append(
             f"reference has {lengths[0]} frames and compared has {lengths[1]}; the first {frames} were compared"
