@@ -15,6 +15,8 @@ from .drawing import BLACK, GREY, LIGHT, Canvas, Colour, Spot, style, text_width
 SIZE = (960, 600)
 MARKS_ON_A_LINE = 12
 RING = 9.5
+NARROWEST_TICKS = 40.0
+"""Pixels for the names of ticks, so that plots below each other begin at the same place."""
 Better = Literal["low", "high"]
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels."""
@@ -197,7 +199,7 @@ class _Figure:
         top, bottom = 44 + len(legend.rows) * legend.height, height - 62
         self.y = Axis.around(ys or [0.0, 1.0], bottom, top)
         ticks = self.y.ticks(max(2, (bottom - top) // 50)) if ys else []
-        left = 52 + max((text_width(name, 13) for _, name in ticks), default=0.0)
+        left = 52 + max(NARROWEST_TICKS, *(text_width(name, 13) for _, name in ticks), 0.0)
         self.x = Axis.around(xs, left, width - 24, log_x)
         self.box: Box = (left, top, width - 24, bottom)
         self._draw_axes(title, x_label, y_label, ticks)
