@@ -25,6 +25,11 @@ NODE_IDS = {
     "MotionCacheSavePrompt",
     "MotionCacheLoadPrompt",
     "MotionCacheDecisionMask",
+    "MotionCacheLoadMagi1",
+    "MotionCacheLoadMagi1VAE",
+    "MotionCacheMagi1TextEncode",
+    "MotionCacheChunkPrompt",
+    "MotionCacheMagi1Sampler",
 }
 SHIPPED = {"__init__.py", "nodes", "motioncache_core", "workflows", "tiny_world", "pyproject.toml", "README.md"}
 SHIPPED |= {"LICENSE", "CHANGELOG.md", "icon.png"}
