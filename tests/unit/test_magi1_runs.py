@@ -10,10 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from motioncache_core import state as saved
 from motioncache_core.config import Magi1CacheConfig
 from motioncache_core.events import CallEvent, ChunkEvent, Event
+from motioncache_core.flops import TransformerSize, pass_flops, prompt_flops
 from motioncache_core.kv_cache import KVCache
 from motioncache_core.loop import RunState, clean_prediction, run
 from motioncache_core.models.magi1.adapter import BranchRow, Magi1Adapter, Magi1Run
@@ -311,3 +313,51 @@ def test_compression_and_tokens_exclude_each_other(network, attend):
     plan = plan_of(OnePass(), history_chunks=(), clean_chunks=-1)
     with pytest.raises(ValueError, match="token by token"):
         Sampling(network, attend, plan, CACHE, compression=Compression(cache_chunks=5))
+
+
+@every_guidance
+@pytest.mark.parametrize("attention", ["chunk-wise", "staged window"])
+def test_the_count_of_operations_is_that_of_the_real_forward(network, attend, guidance, attention: str):
+    c, size = CONFIG, TransformerSize(32, 48, 2, 64, 99, 16, CONFIG.kv_dim, text_hidden=0)
+    sampling = Sampling(network, attend, plan_of(guidance, attention=attention))
+    conditions: list[int] = []
+    network_call = network.condition
+    lengths = {"t": 2 * c.condition_dim * (256 + c.condition_dim), "gates": 4 * c.num_layers * c.condition_dim * c.dim}
+
+    def condition(items, device):
+        embedded = len(items) + sum(item.step_length is not None for item in items)
+        presence = 2 * 2 * c.text_dim * c.condition_dim  # with and without text
+        conditions.append(embedded * lengths["t"] + presence + len(items) * lengths["gates"])
+        return network_call(items, device)
+
+    counted, expected = 0, 0.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "condition", condition)
+        events = sampling.events()
+        while True:
+            with FlopCounterMode(display=False) as counter:
+                event = next(events, None)
+            if event is None:
+                break
+            if isinstance(event, CallEvent):
+                counted += counter.get_total_flops() - conditions.pop()
+                for made in event.passes:
+                    expected += pass_flops(size, made.computed, made.total, made.context, made.text)
+                    expected += prompt_flops(size, made.prompt)
+    assert counted == pytest.approx(expected, rel=1e-9)
+
+
+def test_passes_that_are_left_out_are_accounted_as_if_made(network, attend):
+    """Without reuse a step would make the prompt's keys again, as it does in the step before."""
+    sampling = Sampling(network, attend, plan_of(ThreePass()), CACHE)
+    texts: dict[tuple, tuple] = {}
+    left_out = 0
+    for event in sampling.events():
+        for made in event.passes if isinstance(event, CallEvent) else ():
+            assert made.prompt is not None and made.text is not None
+            if made.computed:
+                texts[made.role] = made.text, made.prompt
+            else:
+                left_out += 1
+                assert (made.text, made.prompt) == texts[made.role]
+    assert left_out > 3
