@@ -82,10 +82,11 @@ def test_each_saving_is_told_apart(quick: dict, attention: str):
 
 def test_ranges_move_less_than_everything(quick: dict):
     moved = quick["moved"]
-    # window of 4, sight of 5 to 2 chunks: one clean chunk is read; 7 chunks, 4 steps, two passes with history
-    a_chunk = 2 * TOKENS * 64 * 4
-    assert moved["ranges"] == 2 * 6 * a_chunk
-    assert moved["everything"] == 2 * (1 + 2 + 3 + 4 + 5 + 6) * a_chunk
+    # 6 chunks of 6 * 1 * 2 tokens, two steps a stage, two passes with history. In a stage's first step the clean chunk
+    # comes from the same call; in the second one of the stored chunks is read
+    a_chunk = 2 * 12 * 64 * 4
+    assert moved["ranges"] == 2 * 5 * a_chunk
+    assert moved["everything"] == 2 * (sum(range(5)) + sum(range(6))) * a_chunk
 
 
 def test_the_result_is_printed_as_tables(quick: dict):

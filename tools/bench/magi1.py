@@ -23,15 +23,16 @@ FULL_LAYERS = 34
 SIZES_4_5B = {"dim": 3072, "ffn_dim": 12288, "num_heads": 24, "num_groups": 8}
 QUICK_SIZES = {"dim": 128, "ffn_dim": 256, "num_heads": 2, "num_groups": 1, "head_dim": 64, "text_dim": 64}
 DEFAULTS = {
-    "pairs": (3, 1),
+    "pairs": (5, 1),
     "layers": (1, 1),
     "steps": (8, 8),
     "chunks": (3, 2),
     "latent": ("8x12", "4x8"),
     "text_tokens": (32, 8),
     "saving_pairs": (2, 1),
-    "saving_steps": (4, 4),
-    "saving_chunks": (7, 7),
+    "saving_steps": (8, 8),
+    "saving_chunks": (6, 6),
+    "saving_latent": ("4x8", "2x4"),
 }
 """Option -> (usual value, value of --quick)."""
 LIVE_REPEATS = 2
@@ -54,6 +55,7 @@ def parse(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--saving-pairs", type=int, help="rounds of the savings")
     parser.add_argument("--saving-steps", type=int, help="denoising steps of every chunk there")
     parser.add_argument("--saving-chunks", type=int, help="chunks there")
+    parser.add_argument("--saving-latent", help="height x width of a latent frame there")
     whole = ("pairs", "layers", "steps", "chunks", "text_tokens", "saving_pairs", "saving_steps", "saving_chunks")
     options = command.parsed(parser, given, DEFAULTS, whole)
     for name in ("steps", "saving_steps"):
@@ -82,7 +84,7 @@ def measure(options: argparse.Namespace, facts: dict[str, Any]) -> Iterator[dict
     repeats = min(options.pairs, LIVE_REPEATS)
     live = [magi1_bench.deciding(model, prompt, scene, distilled, repeats, meter, say)]
     long = magi1_runs.Scene(
-        options.saving_chunks, *options.latent, options.saving_steps, text_tokens=options.text_tokens
+        options.saving_chunks, *options.saving_latent, options.saving_steps, text_tokens=options.text_tokens
     )
     saved = [
         row
@@ -116,7 +118,7 @@ def text(result: dict[str, Any]) -> str:
     moved = result["moved"]
     savings = (
         f"Savings that leave the video as it is ({long['chunks']} chunks, {long['steps']} steps, as a base model, "
-        f"clean refresh):\n\n{table.savings(result['savings'])}\n\n"
+        f"{long['height']}x{long['width']} latents, clean refresh):\n\n{table.savings(result['savings'])}\n\n"
         f"Keys and values of earlier chunks that a run moves where they lie in main memory, window together: "
         f"{moved['everything'] / table.MIB:.2f} MiB if all are moved in every pass, {moved['ranges'] / table.MIB:.2f} "
         "MiB if only the ranges are that are read (counted)."

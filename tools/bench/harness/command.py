@@ -53,7 +53,7 @@ def parsed(
     """The options, filled in and checked.
 
     Args:
-        defaults: option -> (usual value, value of --quick).
+        defaults: option -> (usual value, value of --quick); those called ``latent`` are sizes.
         whole: options that must be at least 1.
     """
     options = parser.parse_args(given)
@@ -63,10 +63,11 @@ def parsed(
     for name in whole:
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least 1 (nearest: 1)")
-    try:
-        options.latent = latent_size(options.latent)
-    except ValueError as error:
-        parser.error(str(error))
+    for name in [name for name in defaults if name.endswith("latent")]:
+        try:
+            setattr(options, name, latent_size(getattr(options, name)))
+        except ValueError as error:
+            parser.error(f"--{name.replace('_', '-')}: {error}")
     return options
 
 
@@ -74,11 +75,11 @@ def latent_size(written: str) -> tuple[int, int]:
     """(height, width) of ``HEIGHTxWIDTH``. Raises ValueError unless both are even and at least 2."""
     height, _, width = written.partition("x")
     if not (height.isdecimal() and width.isdecimal()):
-        raise ValueError(f"--latent is {written!r}; write HEIGHTxWIDTH, e.g. 12x16")
+        raise ValueError(f"{written!r} is no size; write HEIGHTxWIDTH, e.g. 12x16")
     size = int(height), int(width)
     if any(side < 2 or side % 2 for side in size):
         nearest = "x".join(str(max(side // 2 * 2, 2)) for side in size)
-        raise ValueError(f"--latent is {written}; both must be even numbers of at least 2 (nearest: {nearest})")
+        raise ValueError(f"{written} has odd or zero sides; write even ones (nearest: {nearest})")
     return size
 
 
