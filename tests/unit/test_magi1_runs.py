@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,48 @@ def test_passes_that_are_left_out_change_nothing(network, attend, guidance, atte
             assert computed(events, branch) < computed(all_events, branch)
     else:
         assert computed(events, "text") == computed(all_events, "text")
+
+
+def plan_skipping(names: set[str], **changes: object) -> Plan:
+    """The base model's plan with every pass, but those of some branches left out where nobody uses their results."""
+    whole, thrifty = (plan_of(ThreePass(), skip_redundant=skip, **changes) for skip in (False, True))
+    calls = []
+    for call, small in zip(whole.calls, thrifty.calls, strict=True):
+        parts = [
+            replace(part, branches=tuple(b for b in part.branches if b[0] not in names or b[0] in dict(own.branches)))
+            for part, own in zip(call.parts, small.parts, strict=True)
+        ]
+        calls.append(replace(call, parts=tuple(parts)))
+    return replace(whole, calls=tuple(calls))
+
+
+@pytest.mark.parametrize("attention", ["chunk-wise", "staged window"])
+@pytest.mark.parametrize("branch", ["alone", "text"])
+def test_each_kind_of_pass_can_be_left_out_by_itself(network, attend, branch: str, attention: str):
+    saving, original = (
+        Sampling(network, attend, plan_skipping(names, attention=attention, chunks=4)) for names in ({branch}, set())
+    )
+    made = [
+        [(call.row, name) for call in s.plan.calls for part in call.parts for name, _ in part.branches]
+        for s in (saving, original)
+    ]
+    assert {name for row, name in made[1]} == {"text", "null", "alone"}
+    left_out = sum(name == branch for _, name in made[1]) - sum(name == branch for _, name in made[0])
+    assert left_out == len(made[1]) - len(made[0]) > 0
+    if branch == "alone":  # in the last of every chunk's four quarters t is at least 0.3
+        assert left_out == 4 * 8 // 4
+    assert close(saving.video(), original.video(), 2e-6)
+
+
+def test_the_first_chunk_without_refresh_equals_the_masked_forward(network, attend):
+    """Before a chunk is finished nothing is approximate."""
+    for guidance in GUIDANCES.values():
+        staged, stored = (
+            Sampling(network, attend, plan_of(guidance, chunks=4, **changes)).video()
+            for changes in ({"attention": "staged window"}, {"clean_refresh": False})
+        )
+        assert close(stored[:, :, :2], staged[:, :, :2], 1e-5)
+        assert not close(stored[:, :, 4:], staged[:, :, 4:], 1e-3)
 
 
 @every_guidance
