@@ -79,6 +79,9 @@ class Pass:
         computed, total: tokens computed, tokens of the call.
         context: mean number of keys that each computed token attended to.
         full_context: the same had all tokens been computed; ``None``: as the call says.
+        text: mean number of prompt tokens that each of them attends to; ``None``: the usual number.
+        prompt: prompt tokens whose embedding, keys and values are made in this pass; ``None``: they are made once a
+            run, with the role.
     """
 
     role: Hashable
@@ -86,6 +89,8 @@ class Pass:
     total: int
     context: float
     full_context: float | None = None
+    text: float | None = None
+    prompt: int | None = None
 
 
 @dataclass(frozen=True)

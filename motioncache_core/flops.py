@@ -18,6 +18,8 @@ class TransformerSize:
         text_width: channels of the prompt embedding.
         kv_width: channels of a token's keys where query heads share them, ``None``: ``width``.
         gated: the feed-forward layer makes its inner channels twice, to multiply them.
+        text_hidden: inner channels of the prompt embedding's two linear layers, 0: it is one layer; ``None``:
+            ``width``.
     """
 
     width: int
@@ -28,6 +30,7 @@ class TransformerSize:
     text_width: int
     kv_width: int | None = None
     gated: bool = False
+    text_hidden: int | None = None
 
     @property
     def keys(self) -> int:
@@ -35,11 +38,13 @@ class TransformerSize:
         return self.width if self.kv_width is None else self.kv_width
 
 
-def pass_flops(size: TransformerSize, computed: int, total: int, context: float) -> float:
+def pass_flops(
+    size: TransformerSize, computed: int, total: int, context: float, text_tokens: float | None = None
+) -> float:
     """Operations of one branch's pass; a multiplication and an addition count as two.
 
     Per computed token and layer, with width C, feed-forward width M, m keys in its self-attention (the real number,
-    ``context``) and T prompt tokens:
+    ``context``) and T prompt tokens (``text_tokens``, else those of ``size``):
 
         4 C^2 + 4 C K (query, output; key, value of width K) + 4 m C (scores and sums)
         + 4 C^2 (cross query, output) + 4 T C (cross scores and sums) + 4 C M, gated 6 C M (feed-forward).
@@ -48,12 +53,20 @@ def pass_flops(size: TransformerSize, computed: int, total: int, context: float)
     are counted by :func:`prompt_flops`; norms, modulation and rotary embedding are left out (below 1 %).
     """
     c = size.width
+    text = size.text_tokens if text_tokens is None else text_tokens
     ffn = (6 if size.gated else 4) * c * size.ffn_width
-    token = 8 * c * c + 4 * c * size.keys + ffn + 4 * c * (context + size.text_tokens)
+    token = 8 * c * c + 4 * c * size.keys + ffn + 4 * c * (context + text)
     return size.layers * computed * token + 4.0 * total * c * size.patch_values
 
 
-def prompt_flops(size: TransformerSize) -> float:
-    """Operations of a prompt's embedding (two linear layers) and its keys and values in all layers, made once a run."""
+def prompt_flops(size: TransformerSize, text_tokens: int | None = None) -> float:
+    """Operations of a prompt's embedding (one or two linear layers) and its keys and values in all layers.
+
+    Args:
+        text_tokens: else those of ``size``.
+    """
     c = size.width
-    return 2.0 * size.text_tokens * (size.text_width * c + c * c) + 4.0 * size.text_tokens * c * size.keys * size.layers
+    text = size.text_tokens if text_tokens is None else text_tokens
+    hidden = c if size.text_hidden is None else size.text_hidden
+    embedding = hidden * (size.text_width + c) if hidden else size.text_width * c
+    return 2.0 * text * embedding + 4.0 * text * c * size.keys * size.layers

@@ -45,13 +45,18 @@ class Report:
         """Take up a call."""
         call = event.call
         for made in event.passes:
-            self._roles.add(made.role)
-            done = pass_flops(self.size, made.computed, made.total, made.context)
+            prompt = 0.0
+            if made.prompt is None:
+                self._roles.add(made.role)
+            else:
+                prompt = prompt_flops(self.size, made.prompt)
+            done = pass_flops(self.size, made.computed, made.total, made.context, made.text)
+            done += prompt if made.computed else 0.0
             self._flops["done"] += done
             whole = done if made.computed else 0.0
             if call.kind == "denoise":
                 full = _full_context(call, made.total) if made.full_context is None else made.full_context
-                whole = pass_flops(self.size, made.total, made.total, full)
+                whole = pass_flops(self.size, made.total, made.total, full, made.text) + prompt
                 self._denoise["computed"] += made.computed
                 self._denoise["total"] += made.total
             else:

@@ -2,13 +2,26 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import cache, evaluate, loaders, magi1_loaders, magi1_sampling, magi1_text, magi1_vae, preview, prompts, sampling
+from . import (
+    cache,
+    evaluate,
+    loaders,
+    magi1_loaders,
+    magi1_prompts,
+    magi1_sampling,
+    magi1_text,
+    magi1_vae,
+    preview,
+    prompts,
+    sampling,
+)
 
 NODES: list[type[io.ComfyNode]] = [
     *loaders.NODES,
     *magi1_loaders.NODES,
     *magi1_vae.NODES,
     *magi1_text.NODES,
+    *magi1_prompts.NODES,
     *cache.NODES,
     *sampling.NODES,
     *magi1_sampling.NODES,

@@ -30,21 +30,15 @@ from .host.magi1_inputs import (
 )
 from .host.magi1_model import SAMPLER_NAME
 from .host.magi1_preview import callback_maker
-from .host.magi1_session import (
-    PATCH,
-    Magi1Guider,
-    Magi1Session,
-    chunk_texts,
-    count_stored,
-    ignored_changes,
-    prompt_of,
-)
+from .host.magi1_prompts import Schedule, Script
+from .host.magi1_session import PATCH, Magi1Guider, Magi1Session, count_stored, ignored_changes
 from .host.model_support import attached_config, why_not_served
 from .host.notify import notify
 from .host.roles import UnsupportedError, refuse_unsupported
 from .host.run_settings import KV_PRECISIONS
 from .host.runs import PLACES, check_size, listen, run_windows
 from .host.versions import advanced
+from .magi1_prompts import ChunkPrompts
 from .sampling import Decisions
 
 ATTENTIONS = {"chunk-wise": "chunk-wise", "vanilla (window together)": "staged window"}
@@ -173,6 +167,12 @@ class MotionCacheMagi1Sampler(io.ComfyNode):
                     optional=True,
                     tooltip="MAGI-1's VAE, for start_image, start_video and for the colours of previews.",
                 ),
+                ChunkPrompts.Input(
+                    "chunk_prompts",
+                    optional=True,
+                    tooltip="Other prompts from certain chunks (seconds) on, from Prompt for chunks; positive holds "
+                    "until the first of them begins.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="LATENT"),
@@ -232,6 +232,7 @@ class MotionCacheMagi1Sampler(io.ComfyNode):
         start_video: Tensor | None = None,
         start_latents: dict[str, Tensor] | None = None,
         vae: Any = None,
+        chunk_prompts: Schedule | None = None,
     ) -> io.NodeOutput:
         node_id = cls.hidden.unique_id if cls.hidden is not None else None
         refusal = why_not_served(model, "magi1")
@@ -240,7 +241,7 @@ class MotionCacheMagi1Sampler(io.ComfyNode):
         check_size(width, height, 2 * SPATIAL)
         info = model.model.info
         passes, notice = guidance_for(info, guidance, steady_oldest)
-        text, options = prompt_of(positive, info.architecture.text_dim)
+        script = Script.of(positive, chunk_prompts, info.architecture.text_dim)
         given = given_latents(
             start_image, start_video, start_latents, vae, width, height, aspect, continue_from, continue_frames
         )
@@ -254,6 +255,9 @@ class MotionCacheMagi1Sampler(io.ComfyNode):
             guidance=passes,
             start_latents=0 if given is None else given.shape[2],
         )
+        chunks = plan.windows[0].chunks
+        given_chunks = sum(chunk.number is None for chunk in chunks)
+        script.check_length(len(chunks) - given_chunks)
         config = attached_config(model.model_options)
         cache, inactive = _active(config, plan)
         unused = "negative is not used: MAGI-1 has learned its own empty prompt." if negative is not None else None
@@ -267,16 +271,16 @@ class MotionCacheMagi1Sampler(io.ComfyNode):
             notify(node_id, "\n".join(filter(None, said)))
         patched = model.clone()
         settings = RunSettings(seed, "euler", cache, None, KV_PRECISIONS[kv_precision], kv_place == "CPU")
-        guider = Magi1Guider(patched, plan, options)
+        guider = Magi1Guider(patched, plan, script.options)
         refuse_unsupported(guider.original_conds, patched.model_options, plan)
         latent_size = (height // SPATIAL, width // SPATIAL)
         rows, columns = token_grid(*latent_size, PATCH)
         count_stored(patched.model_options, patched, plan, settings, rows * columns)
-        report = Report(plan, cache or config, transformer_size(info, text.shape[1]), inactive)
+        report = Report(plan, cache or config, transformer_size(info, script.longest), inactive)
         trace = Trace(plan, rows, columns)
         batch = 1 if given is None else given.shape[0]
         state = RunState.new(plan, batch, 16, *latent_size, patched.load_device)
-        texts = chunk_texts(text, options, len(plan.windows[0].chunks), info.architecture.text_tokens, batch)
+        texts = script.texts(len(chunks), given_chunks, info.architecture.text_tokens, batch)
         session = Magi1Session(plan, settings, state, listen(report, trace), texts)
         run_windows(session, guider, given, None, callback_maker(vae))
         length = frames // TEMPORAL + (given.shape[2] if given is not None and given.shape[2] > 1 else 0)

@@ -46,7 +46,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter) -> None:  # noqa: ANN001 - pytest's own
-    """A missing browser is said in words, not only as an `s` among dots."""
+    """A missing browser is said in words, not only as an `s` among dots; so are counts that tests have made."""
+    for passed in terminalreporter.stats.get("passed", ()):
+        for name, value in passed.user_properties:
+            terminalreporter.write_line(f"{passed.nodeid.rpartition('::')[2]}: {value:,} {name}")
     if ENVIRONMENT.chromium is None:
         terminalreporter.write_line(NO_CHROMIUM, yellow=True)
 

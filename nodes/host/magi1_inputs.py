@@ -136,4 +136,5 @@ def transformer_size(info: Magi1Info, text_tokens: int) -> TransformerSize:
         text_width=sizes.text_dim,
         kv_width=sizes.kv_dim,
         gated=sizes.gated,
+        text_hidden=0,
     )

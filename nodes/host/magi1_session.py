@@ -7,7 +7,7 @@ and with what shares, says the plan.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,13 +21,11 @@ from ...motioncache_core.models.magi1.adapter import BranchRow, Magi1Adapter, Ma
 from ...motioncache_core.models.magi1.guidance import BRANCHES, branches_of, combine
 from ...motioncache_core.models.magi1.plan import stored_chunks
 from ...motioncache_core.models.magi1.policy import Magi1Policy
-from ...motioncache_core.models.magi1.text import chunk_text
 from ...motioncache_core.models.magi1.transformer import Magi1Transformer
 from ...motioncache_core.plan import Call, Plan
 from .chunk_session import ChunkSession, RunSettings, SelectedAttention, kv_placement, options_of, token_grid
-from .latents import InputError
 from .memory import count_in
-from .roles import Slot, UnsupportedError, role_slots
+from .roles import Slot, role_slots
 from .versions import inference_dtype
 
 PATCH = (1, 2, 2)
@@ -66,59 +64,6 @@ def ignored_changes(model_options: Mapping[str, Any]) -> str | None:
     if not any(model_options.get(name) for name in _CFG_CHANGES):
         return None
     return "A node on the MODEL changes guidance (CFG); MAGI-1 mixes its passes by its own rule, so it has no effect."
-
-
-def prompt_of(positive: Sequence[Sequence[Any]], text_dim: int) -> tuple[Tensor, dict[str, Any]]:
-    """(encoded text ``[B, L, text_dim]``, options) of a CONDITIONING.
-
-    Raises:
-        UnsupportedError: several prompts, or one for a part of the steps only.
-        InputError: it was made by another text encoder.
-    """
-    if len(positive) != 1:
-        raise UnsupportedError(
-            f"positive holds {len(positive)} prompts; MAGI-1 takes one. Write one text instead of combining conditions"
-        )
-    text, options = positive[0]
-    if options.get("start_percent", 0.0) > 0.0 or options.get("end_percent", 1.0) < 1.0:
-        raise UnsupportedError(
-            "positive holds for a part of the steps only; chunks are at different steps at once. Remove the timestep "
-            "range"
-        )
-    if text.ndim != 3 or text.shape[-1] != text_dim:
-        raise InputError(
-            f"positive has shape {tuple(text.shape)}; MAGI-1 takes text of width {text_dim}: encode it with "
-            "t5-v1_1-xxl (CLIPLoader with t5xxl, then MAGI-1 text encode)"
-        )
-    return text, options
-
-
-def chunk_texts(text: Tensor, options: Mapping[str, Any], chunks: int, longest: int, samples: int) -> list[Texts]:
-    """For every sample, the text of each chunk: valid tokens only, special tokens in front.
-
-    Args:
-        text: ``[B, L, D]`` encoded prompts, taken in turn by the samples.
-        options: of the conditioning.
-        chunks: of the video.
-        longest: tokens that the network takes.
-    """
-    mask = options.get("attention_mask")
-    made = []
-    for sample in range(samples):
-        row = sample % text.shape[0]
-        valid = None if mask is None else int(mask.reshape(-1, mask.shape[-1])[row % len(mask)].sum())
-        if valid == 0:
-            made.append({})
-            continue
-        texts: dict[int, Tensor] = {}
-        for chunk in range(chunks):
-            tokens, count = chunk_text(text[row], options, chunks - 1 - chunk, valid, longest)
-            before = texts.get(chunk - 1)
-            # equal texts are one tensor: items that share it share its keys and values
-            same = before is not None and torch.equal(before, tokens[:count])
-            texts[chunk] = before if same else tokens[:count]
-        made.append(texts)
-    return made
 
 
 def count_stored(

@@ -27,6 +27,11 @@ NODE_IDS = {
     "MotionCacheDecisionMask",
     "MotionCacheCompareVideos",
     "MotionCacheSweep",
+    "MotionCacheLoadMagi1",
+    "MotionCacheLoadMagi1VAE",
+    "MotionCacheMagi1TextEncode",
+    "MotionCacheChunkPrompt",
+    "MotionCacheMagi1Sampler",
 }
 SHIPPED = {"__init__.py", "nodes", "motioncache_core", "workflows", "tiny_world", "pyproject.toml", "README.md"}
 SHIPPED |= {"LICENSE", "CHANGELOG.md", "icon.png"}

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tools import tiny_checkpoints
+from tools import tiny_checkpoints, tiny_magi1
 
 WIDTH, HEIGHT = 64, 48
 DEFAULTS: dict[str, Any] = {
@@ -103,8 +103,6 @@ class Nodes:
         """Within a share of the largest expected value."""
         assert found.shape == expected.shape
         assert float((found - expected).abs().max() / expected.abs().max()) <= share
-
-    video = Video
 
     def module(self, name: str) -> ModuleType:
         return importlib.import_module(f"{self.pack.__name__}.{name}")
@@ -248,3 +246,81 @@ def left_behind(pack: ModuleType) -> Iterator[Callable[[], list[str]]]:
     gc.disable()  # it would hide circles of references, which keep the memory of a run for an unknown time
     yield lambda: sorted(type(o).__name__ for o in found())
     gc.enable()
+
+
+MAGI1_BASE = "4.5B_base/inference_weight/model-00001-of-00002.safetensors"
+MAGI1_DEFAULTS: dict[str, Any] = {
+    "width": 64,
+    "height": 48,
+    "frames": 48,
+    "seed": 1,
+    "steps": 8,
+    "shift": 3.0,
+    "window": 4,
+    "guidance": "auto (by model)",
+    "clean_refresh": True,
+    "attention": "chunk-wise",
+    "steady_oldest": True,
+    "kv_precision": "model",
+    "kv_place": "GPU",
+    "continue_from": "last frames",
+    "continue_frames": 24,
+    "aspect": "fit",
+}
+MAGI1_MIXED = {"warmup_steps": 1, "chunk_phase_updates": 2, "chunk_threshold": 0.01, "token_threshold": 0.02}
+"""Settings that compute, compute partly and reuse on these weights."""
+
+
+class Magi:
+    """The nodes for MAGI-1 and what to put into them. ``mc``: the fixture of that name."""
+
+    defaults = MAGI1_DEFAULTS
+
+    def __init__(self, mc: Nodes):
+        self.mc = mc
+        self.positive = mc.prompt(0)
+        self.loaded: dict[str, Any] = {}
+
+    def load(self, name: str = MAGI1_BASE, weight_dtype: str = "default") -> Any:
+        key = f"{name} {weight_dtype}"
+        if key not in self.loaded:
+            loader = self.mc.module("nodes.magi1_loaders").MotionCacheLoadMagi1
+            self.loaded[key] = loader.execute(name, weight_dtype).args[0]
+        return self.loaded[key].clone()
+
+    def chunk_prompts(self, *prompts: tuple[int, list]) -> Any:
+        """What a chain of nodes makes of (first chunk, CONDITIONING) pairs."""
+        node = self.mc.module("nodes.magi1_prompts").MotionCacheChunkPrompt
+        schedule = None
+        for first_chunk, conditioning in prompts:
+            (schedule,) = node.execute(conditioning, first_chunk, schedule).args
+        return schedule
+
+    def cached(self, model: Any = None, **changes: Any) -> Any:
+        """A MODEL with settings on it."""
+        patched = (model or self.load()).clone()
+        settings = MAGI1_MIXED | {"motion_floor": 0.2} | changes
+        config = self.mc.module("motioncache_core.config").Magi1CacheConfig(**settings)
+        self.mc.module("nodes.host.model_support").attach_config(patched, config)
+        return patched
+
+    def sample(self, model: Any = None, positive: list | None = None, **inputs: Any) -> Any:
+        node = self.mc.module("nodes.magi1_sampling").MotionCacheMagi1Sampler
+        made = node.execute(model or self.load(), positive or self.positive, **(self.defaults | inputs)).args
+        return Video(made[0]["samples"], json.loads(made[1]), made[3])
+
+
+@pytest.fixture(scope="session")
+def _magi(_nodes: Any, tmp_path_factory: pytest.TempPathFactory) -> Magi:
+    import folder_paths
+
+    folder = tmp_path_factory.mktemp("magi1")
+    tiny_magi1.write_all(folder)
+    folder_paths.add_model_folder_path("diffusion_models", str(folder))
+    return Magi(_nodes)
+
+
+@pytest.fixture
+def magi(_magi: Magi) -> Magi:
+    """The pack's nodes for MAGI-1."""
+    return _magi

@@ -26,75 +26,11 @@ QUANTISED = "4.5B_distill_quant/inference_weight.fp8.distill/model.safetensors"
 LARGE = "MAGI-1_24B_base.safetensors"
 UNNAMED = "magi.safetensors"
 LATENTS_OF_A_CHUNK = 6
-DEFAULTS: dict[str, Any] = {
-    "width": 64,
-    "height": 48,
-    "frames": 48,
-    "seed": 1,
-    "steps": 8,
-    "shift": 3.0,
-    "window": 4,
-    "guidance": "auto (by model)",
-    "clean_refresh": True,
-    "attention": "chunk-wise",
-    "steady_oldest": True,
-    "kv_precision": "model",
-    "kv_place": "GPU",
-    "continue_from": "last frames",
-    "continue_frames": 24,
-    "aspect": "fit",
-}
 VANILLA = {"attention": "vanilla (window together)"}
-MIXED = {"warmup_steps": 1, "chunk_phase_updates": 2, "chunk_threshold": 0.01, "token_threshold": 0.02}
-"""Settings that compute, compute partly and reuse on these weights."""
-
-
-class Magi:
-    """The nodes for MAGI-1 and what to put into them. ``mc``: the fixture of that name."""
-
-    def __init__(self, mc: Any):
-        self.mc = mc
-        self.positive = mc.prompt(0)
-        self.loaded: dict[str, Any] = {}
-
-    def load(self, name: str = BASE, weight_dtype: str = "default") -> Any:
-        key = f"{name} {weight_dtype}"
-        if key not in self.loaded:
-            loader = self.mc.module("nodes.magi1_loaders").MotionCacheLoadMagi1
-            self.loaded[key] = loader.execute(name, weight_dtype).args[0]
-        return self.loaded[key].clone()
-
-    def cached(self, model: Any = None, **changes: Any) -> Any:
-        """A MODEL with settings on it."""
-        patched = (model or self.load()).clone()
-        settings = MIXED | {"motion_floor": 0.2} | changes
-        config = self.mc.module("motioncache_core.config").Magi1CacheConfig(**settings)
-        self.mc.module("nodes.host.model_support").attach_config(patched, config)
-        return patched
-
-    def sample(self, model: Any = None, positive: list | None = None, **inputs: Any) -> Any:
-        node = self.mc.module("nodes.magi1_sampling").MotionCacheMagi1Sampler
-        made = node.execute(model or self.load(), positive or self.positive, **(DEFAULTS | inputs)).args
-        return self.mc.video(made[0]["samples"], json.loads(made[1]), made[3])
 
 
 @pytest.fixture(scope="module")
-def _magi(_nodes: Any, tmp_path_factory: pytest.TempPathFactory) -> Magi:
-    import folder_paths
-
-    folder = tmp_path_factory.mktemp("magi1")
-    tiny_magi1.write_all(folder)
-    folder_paths.add_model_folder_path("diffusion_models", str(folder))
-    return Magi(_nodes)
-
-
-@pytest.fixture
-def magi(_magi: Magi) -> Magi:
-    return _magi
-
-
-@pytest.fixture(scope="module")
-def plain(_magi: Magi) -> Any:
+def plain(_magi: Any) -> Any:
     """The default run without a cache."""
     with torch.inference_mode():
         return _magi.sample()
@@ -107,7 +43,7 @@ def start(frames: int, batch: int = 1) -> dict[str, Tensor]:
 # -- 1. MotionCache off, and other samplers ----------------------------------------------------------------------------
 
 
-def test_off_is_bit_equal_to_no_node(magi: Magi, plain: Any):
+def test_off_is_bit_equal_to_no_node(magi: Any, plain: Any):
     apply = magi.mc.module("nodes.cache").MotionCacheApply
     off = magi.sample(apply.execute(magi.load(), "off").args[0])
     assert torch.equal(off.latents, plain.latents)
@@ -117,14 +53,14 @@ def test_off_is_bit_equal_to_no_node(magi: Magi, plain: Any):
     assert plain.latents.shape == (1, 16, 12, 6, 8) and plain.latents.std() > 0.1
 
 
-def test_with_the_window_together_the_cache_changes_nothing_and_says_so(magi: Magi, caplog: pytest.LogCaptureFixture):
+def test_with_the_window_together_the_cache_changes_nothing_and_says_so(magi: Any, caplog: pytest.LogCaptureFixture):
     found = magi.sample(magi.cached(), **VANILLA)
     assert torch.equal(found.latents, magi.sample(**VANILLA).latents)
     assert found.summary["nothing_reused_because"] in caplog.text
     assert "set attention to 'chunk-wise'" in caplog.text
 
 
-def test_stock_samplers_are_refused_with_the_node_to_use(magi: Magi):
+def test_stock_samplers_are_refused_with_the_node_to_use(magi: Any):
     import nodes
 
     latent = {"samples": torch.zeros(1, 16, 6, 6, 8)}
@@ -132,7 +68,7 @@ def test_stock_samplers_are_refused_with_the_node_to_use(magi: Magi):
         nodes.common_ksampler(magi.load(), 5, 2, 1.0, "euler", "simple", magi.positive, magi.mc.prompt(1), latent)
 
 
-def test_each_family_has_its_own_sampler(magi: Magi):
+def test_each_family_has_its_own_sampler(magi: Any):
     with pytest.raises(ValueError, match="This MODEL is MAGI-1; use the node 'MAGI-1 sampler'"):
         magi.mc.sample(magi.load())
     with pytest.raises(ValueError, match=r"This MODEL is SkyReels-V2 .*; use the node 'Autoregressive sampler'"):
@@ -144,7 +80,7 @@ def test_each_family_has_its_own_sampler(magi: Magi):
 
 @pytest.mark.parametrize("granularity", ["token", "chunk"])
 @pytest.mark.parametrize("name", [BASE, DISTILLED])
-def test_a_threshold_of_zero_computes_everything(magi: Magi, granularity: str, name: str):
+def test_a_threshold_of_zero_computes_everything(magi: Any, granularity: str, name: str):
     model = magi.cached(magi.load(name), granularity=granularity, chunk_threshold=0.0, token_threshold=0.0)
     found = magi.sample(model)
     assert torch.equal(found.latents, magi.sample(magi.load(name)).latents)
@@ -154,7 +90,7 @@ def test_a_threshold_of_zero_computes_everything(magi: Magi, granularity: str, n
 
 
 @pytest.mark.parametrize("name", [BASE, DISTILLED, QUANTISED, LARGE])
-def test_above_zero_there_are_full_partial_and_reused_steps(magi: Magi, name: str):
+def test_above_zero_there_are_full_partial_and_reused_steps(magi: Any, name: str):
     """So that the other tests test something."""
     model = magi.load(name)
     # the random weights of the large layout move the latents in larger steps
@@ -170,7 +106,7 @@ def test_above_zero_there_are_full_partial_and_reused_steps(magi: Magi, name: st
 # -- 3. FlowCache's rule -----------------------------------------------------------------------------------------------
 
 
-def test_motion_floor_one_decides_for_whole_chunks_and_is_the_chunk_rule(magi: Magi):
+def test_motion_floor_one_decides_for_whole_chunks_and_is_the_chunk_rule(magi: Any):
     both = {"chunk_threshold": 0.05, "token_threshold": 0.05, "chunk_phase_updates": 0}
     tokens = magi.sample(magi.cached(motion_floor=1.0, **both))
     chunks = magi.sample(magi.cached(granularity="chunk", **both))
@@ -195,14 +131,14 @@ PLANS = {
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("name", [BASE, DISTILLED])
-def test_with_clean_refresh_it_is_the_original_scheme(magi: Magi, name: str, plan: str):
+def test_with_clean_refresh_it_is_the_original_scheme(magi: Any, name: str, plan: str):
     model = magi.load(name)
     together = magi.sample(model, **VANILLA, **PLANS[plan]).latents
     assert together.std() > 0.1
     magi.mc.assert_near(magi.sample(model, **PLANS[plan]).latents, together, 1e-4)
 
 
-def test_without_refresh_it_is_an_approximation_and_says_so(magi: Magi):
+def test_without_refresh_it_is_an_approximation_and_says_so(magi: Any):
     frames = {"frames": 120, "steps": 4}
     plain, refreshed = magi.sample(clean_refresh=False, **frames), magi.sample(**frames)
     assert (plain.latents - refreshed.latents).abs().max() > 0.01
@@ -211,7 +147,7 @@ def test_without_refresh_it_is_an_approximation_and_says_so(magi: Magi):
     assert refreshed.summary["token_forwards_context_and_refresh"] > 0
 
 
-def test_the_second_pass_of_the_distilled_models_can_be_left_out(magi: Magi):
+def test_the_second_pass_of_the_distilled_models_can_be_left_out(magi: Any):
     model = magi.load(DISTILLED)
     with_it, without = magi.sample(model), magi.sample(model, steady_oldest=False)
     assert (with_it.latents - without.latents).abs().max() > 1e-3
@@ -230,7 +166,7 @@ def structure(options: Any) -> Any:
     return options if isinstance(options, (str, int, float, type(None))) else id(options)
 
 
-def test_the_same_model_sampled_twice_gives_the_same_and_keeps_nothing(magi: Magi, left_behind: Callable):
+def test_the_same_model_sampled_twice_gives_the_same_and_keeps_nothing(magi: Any, left_behind: Callable):
     model = magi.cached()
     options = structure(model.model_options)
     first, second = magi.sample(model), magi.sample(model)
@@ -276,7 +212,7 @@ def fail() -> None:
 )
 @pytest.mark.parametrize("number", [0, 7])
 def test_state_is_gone_after_an_interrupt_or_an_error_and_the_next_run_is_bit_equal(
-    magi: Magi,
+    magi: Any,
     monkeypatch: pytest.MonkeyPatch,
     left_behind: Callable,
     what: Callable[[], None],
@@ -296,7 +232,7 @@ def test_state_is_gone_after_an_interrupt_or_an_error_and_the_next_run_is_bit_eq
 # -- 6. runs do not mix ------------------------------------------------------------------------------------------------
 
 
-def test_models_with_other_settings_and_the_other_family_do_not_mix(magi: Magi, plain: Any):
+def test_models_with_other_settings_and_the_other_family_do_not_mix(magi: Any, plain: Any):
     base = magi.load()
     cached, strict = magi.cached(base), magi.cached(base, token_threshold=0.0, chunk_threshold=0.0)
     first = magi.sample(cached)
@@ -307,7 +243,7 @@ def test_models_with_other_settings_and_the_other_family_do_not_mix(magi: Magi, 
     assert torch.equal(magi.mc.sample(steps=2, frames=9).latents, other.latents)
 
 
-def test_a_longer_video_has_the_same_noise_in_the_chunks_before(magi: Magi):
+def test_a_longer_video_has_the_same_noise_in_the_chunks_before(magi: Any):
     """Later chunks are not seen by earlier ones, so these come out the same."""
     short, long = magi.sample(frames=24).latents, magi.sample(frames=48).latents
     magi.mc.assert_near(long[:, :, :6], short, 1e-5)
@@ -334,7 +270,7 @@ def lora(model: Any, strength: float = 0.7) -> Any:
 
 
 @pytest.mark.parametrize("name", [BASE, QUANTISED])
-def test_a_lora_acts_and_leaves_the_base_model_as_it_was(magi: Magi, name: str):
+def test_a_lora_acts_and_leaves_the_base_model_as_it_was(magi: Any, name: str):
     base = magi.load(name)
     before = magi.sample(base).latents
     changed = magi.sample(lora(base)).latents
@@ -343,7 +279,7 @@ def test_a_lora_acts_and_leaves_the_base_model_as_it_was(magi: Magi, name: str):
     assert torch.equal(magi.sample(lora(base)).latents, changed)
 
 
-def test_passes_that_go_one_by_one_give_the_same(magi: Magi, monkeypatch: pytest.MonkeyPatch, plain: Any):
+def test_passes_that_go_one_by_one_give_the_same(magi: Any, monkeypatch: pytest.MonkeyPatch, plain: Any):
     cached = magi.sample(magi.cached())
     free = comfy.model_management.get_free_memory
 
@@ -357,7 +293,7 @@ def test_passes_that_go_one_by_one_give_the_same(magi: Magi, monkeypatch: pytest
     magi.mc.assert_near(split.latents, cached.latents, 1e-4)
 
 
-def test_memory_is_asked_for_keys_and_values_too(magi: Magi, monkeypatch: pytest.MonkeyPatch):
+def test_memory_is_asked_for_keys_and_values_too(magi: Any, monkeypatch: pytest.MonkeyPatch):
     asked = []
     load = comfy.model_management.load_models_gpu
 
@@ -375,7 +311,7 @@ def test_memory_is_asked_for_keys_and_values_too(magi: Magi, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(("inputs", "share"), [({"kv_place": "CPU"}, 0.0), ({"kv_precision": "bfloat16"}, 0.05)])
-def test_place_and_precision_of_the_store(magi: Magi, plain: Any, inputs: dict[str, Any], share: float):
+def test_place_and_precision_of_the_store(magi: Any, plain: Any, inputs: dict[str, Any], share: float):
     found = magi.sample(**inputs).latents
     magi.mc.assert_near(found, plain.latents, share)
     assert torch.equal(found, plain.latents) == (share == 0.0)
@@ -384,7 +320,7 @@ def test_place_and_precision_of_the_store(magi: Magi, plain: Any, inputs: dict[s
 # -- the prompt --------------------------------------------------------------------------------------------------------
 
 
-def test_the_prompt_is_followed_and_padding_is_not_seen(magi: Magi, plain: Any):
+def test_the_prompt_is_followed_and_padding_is_not_seen(magi: Any, plain: Any):
     assert (magi.sample(positive=magi.mc.prompt(7)).latents - plain.latents).abs().max() > 1e-3
     text = magi.positive[0][0]
     mask = torch.zeros(1, 12)
@@ -393,22 +329,22 @@ def test_the_prompt_is_followed_and_padding_is_not_seen(magi: Magi, plain: Any):
     assert torch.equal(magi.sample(positive=padded).latents, plain.latents)
 
 
-def test_special_tokens_stand_before_the_text_and_durations_tell_chunks_apart(magi: Magi, plain: Any):
+def test_special_tokens_stand_before_the_text_and_durations_tell_chunks_apart(magi: Any, plain: Any):
     text = magi.mc.module("motioncache_core.models.magi1.text")
     vectors = torch.randn(9, 4096, generator=torch.Generator().manual_seed(4)) * 0.2
     options = {text.TOKENS_KEY: ["HQ", text.DURATION], text.VECTORS_KEY: vectors}
     prompt = [[magi.positive[0][0], options]]
     assert (magi.sample(positive=prompt).latents - plain.latents).abs().max() > 1e-3
-    session = magi.mc.module("nodes.host.magi1_session")
-    (texts,) = session.chunk_texts(magi.positive[0][0], options, 3, 800, 1)
+    prompts = magi.mc.module("nodes.host.magi1_prompts")
+    (texts,) = prompts.chunk_texts(magi.positive[0][0], options, 3, 800, 1)
     assert [texts[chunk].shape[0] for chunk in range(3)] == [10] * 3
     for chunk in range(3):
         assert torch.equal(texts[chunk][0], vectors[1 + 2 - chunk]) and torch.equal(texts[chunk][1], vectors[0])
-    (same,) = session.chunk_texts(magi.positive[0][0], {}, 3, 800, 1)
+    (same,) = prompts.chunk_texts(magi.positive[0][0], {}, 3, 800, 1)
     assert same[0] is same[1] is same[2]
 
 
-def test_a_negative_is_not_used_and_that_is_said(magi: Magi, plain: Any, caplog: pytest.LogCaptureFixture):
+def test_a_negative_is_not_used_and_that_is_said(magi: Any, plain: Any, caplog: pytest.LogCaptureFixture):
     found = magi.sample(negative=magi.mc.prompt(8))
     assert torch.equal(found.latents, plain.latents)
     assert "negative is not used: MAGI-1 has learned its own empty prompt" in caplog.text
@@ -427,7 +363,7 @@ def test_a_negative_is_not_used_and_that_is_said(magi: Magi, plain: Any, caplog:
     ],
     ids=["another encoder", "two prompts", "timestep range", "area"],
 )
-def test_prompts_that_cannot_be_served_are_refused(magi: Magi, positive: list, message: str):
+def test_prompts_that_cannot_be_served_are_refused(magi: Any, positive: list, message: str):
     with pytest.raises(ValueError, match=message):
         magi.sample(positive=positive)
 
@@ -435,7 +371,7 @@ def test_prompts_that_cannot_be_served_are_refused(magi: Magi, positive: list, m
 # -- what the variant asks for -----------------------------------------------------------------------------------------
 
 
-def test_steps_and_guidance_follow_the_variant(magi: Magi):
+def test_steps_and_guidance_follow_the_variant(magi: Any):
     inputs = magi.mc.module("nodes.host.magi1_inputs")
     architecture = magi.mc.module("motioncache_core.models.magi1.architecture")
     model = magi.mc.module("nodes.host.magi1_model")
@@ -448,9 +384,7 @@ def test_steps_and_guidance_follow_the_variant(magi: Magi):
         assert inputs.steps_for(info, guidance, 12) == 12
 
 
-def test_a_contradiction_of_guidance_and_weights_is_a_warning_with_the_fix(
-    magi: Magi, caplog: pytest.LogCaptureFixture
-):
+def test_a_contradiction_of_guidance_and_weights_is_a_warning_with_the_fix(magi: Any, caplog: pytest.LogCaptureFixture):
     magi.sample(guidance="one pass (distilled)", frames=24, steps=4)
     assert "is a base model: expect a broken video. Choose 'three passes (base)'." in caplog.text
     with pytest.raises(ValueError, match="nothing tells whether magi.* is a base or a distilled model; set guidance"):
@@ -460,7 +394,7 @@ def test_a_contradiction_of_guidance_and_weights_is_a_warning_with_the_fix(
 
 
 def test_the_loader_tells_a_contradiction_in_the_configuration(
-    magi: Magi, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    magi: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     import folder_paths
 
@@ -480,7 +414,7 @@ def test_the_loader_tells_a_contradiction_in_the_configuration(
 
 
 @pytest.mark.parametrize("weight_dtype", ["fp8_e4m3fn", "bf16", "fp32"])
-def test_weights_in_other_precisions_sample(magi: Magi, plain: Any, weight_dtype: str):
+def test_weights_in_other_precisions_sample(magi: Any, plain: Any, weight_dtype: str):
     found = magi.sample(magi.load(BASE, weight_dtype)).latents
     assert found.shape == plain.latents.shape and torch.isfinite(found).all()
     if weight_dtype in ("bf16", "fp32"):  # the file's bfloat16 is exact in both, and this machine computes in float32
@@ -492,7 +426,7 @@ def test_weights_in_other_precisions_sample(magi: Magi, plain: Any, weight_dtype
 # -- presets -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_cache_node_takes_the_familys_own_presets(magi: Magi, caplog: pytest.LogCaptureFixture):
+def test_the_cache_node_takes_the_familys_own_presets(magi: Any, caplog: pytest.LogCaptureFixture):
     cache = magi.mc.module("nodes.cache")
     option = magi.mc.module("nodes.host.model_support").attached_config
     presets = magi.mc.module("motioncache_core.config").PRESETS_OF_FAMILY
@@ -508,7 +442,7 @@ def test_the_cache_node_takes_the_familys_own_presets(magi: Magi, caplog: pytest
         cache.MotionCacheApply.execute(magi.load(), "step-level (TeaCache's rule, vanilla sampling)")
 
 
-def test_custom_knobs_hold_as_they_are(magi: Magi):
+def test_custom_knobs_hold_as_they_are(magi: Any):
     cache = magi.mc.module("nodes.cache")
     knobs = cache.knobs_of(magi.mc.module("motioncache_core.config").Magi1CacheConfig()) | {"token_threshold": 0.02}
     made = cache.MotionCacheApply.execute(magi.load(), "custom", **knobs).args[0]
@@ -519,7 +453,7 @@ def test_custom_knobs_hold_as_they_are(magi: Magi):
         cache.MotionCacheApply.execute(magi.load(), "custom", **(knobs | {"granularity": "step"}))
 
 
-def test_short_runs_reach_the_token_phase_with_the_scaled_preset_only(magi: Magi):
+def test_short_runs_reach_the_token_phase_with_the_scaled_preset_only(magi: Any):
     apply = magi.mc.module("nodes.cache").MotionCacheApply
     phases = {}
     for name in list(magi.mc.module("motioncache_core.config").MAGI1_PRESETS)[:2]:
@@ -532,17 +466,17 @@ def test_short_runs_reach_the_token_phase_with_the_scaled_preset_only(magi: Magi
 # -- lengths, sizes and given frames -----------------------------------------------------------------------------------
 
 
-def test_the_surplus_of_the_last_chunk_is_cut_off(magi: Magi, plain: Any):
+def test_the_surplus_of_the_last_chunk_is_cut_off(magi: Any, plain: Any):
     found = magi.sample(frames=28)
     assert found.latents.shape[2] == 7
     assert torch.equal(found.latents, plain.latents[:, :, :7])
 
 
-def test_a_start_image_is_the_first_latent_frame_of_as_many_frames_as_asked(magi: Magi):
+def test_a_start_image_is_the_first_latent_frame_of_as_many_frames_as_asked(magi: Any):
     assert magi.sample(start_latents=start(1)).latents.shape[2] == 12
 
 
-def test_a_video_goes_on_from_its_last_or_first_frames(magi: Magi):
+def test_a_video_goes_on_from_its_last_or_first_frames(magi: Any):
     given = start(9)
     last = magi.sample(start_latents=given, frames=24, steps=4).latents
     assert last.shape[2] == 6 + 6
@@ -563,7 +497,7 @@ class NoteVae:
         return torch.zeros(1, 16, max(1, pixels.shape[0] // 4), pixels.shape[1] // 8, pixels.shape[2] // 8) + 0.1
 
 
-def test_images_and_videos_are_brought_to_size_before_the_vae(magi: Magi):
+def test_images_and_videos_are_brought_to_size_before_the_vae(magi: Any):
     vae = NoteVae()
     pixels = torch.rand(40, 30, 90, 3, generator=torch.Generator().manual_seed(2))
     magi.sample(start_image=pixels[:1], vae=vae, frames=24, steps=4, aspect="crop")
@@ -574,7 +508,7 @@ def test_images_and_videos_are_brought_to_size_before_the_vae(magi: Magi):
     assert torch.equal(vae.seen[1], prefix.fit_frames(pixels[16:], 64, 48, "fit"))
 
 
-def test_a_batch_of_latents_makes_a_batch_of_videos(magi: Magi):
+def test_a_batch_of_latents_makes_a_batch_of_videos(magi: Any):
     pair = start(6, batch=2)
     both = magi.sample(magi.cached(), start_latents=pair, frames=24).latents
     assert both.shape[0] == 2 and not torch.equal(both[0], both[1])
@@ -601,15 +535,15 @@ def test_a_batch_of_latents_makes_a_batch_of_videos(magi: Magi):
     ],
     ids=lambda value: str(list(value)) if isinstance(value, dict) else "",
 )
-def test_what_cannot_be_made_is_refused_with_the_nearest_legal_value(magi: Magi, inputs: dict[str, Any], message: str):
+def test_what_cannot_be_made_is_refused_with_the_nearest_legal_value(magi: Any, inputs: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         magi.sample(**inputs)
 
 
-def test_typed_values_are_judged_when_the_graph_is_queued(magi: Magi):
+def test_typed_values_are_judged_when_the_graph_is_queued(magi: Any):
     node = magi.mc.module("nodes.magi1_sampling").MotionCacheMagi1Sampler
     names = ("width", "height", "frames", "steps", "shift", "window", "attention", "clean_refresh")
-    values = {name: DEFAULTS[name] for name in names}
+    values = {name: magi.defaults[name] for name in names}
     assert node.validate_inputs(**values) is True
     assert node.validate_inputs(**values | {"steps": 0, "window": 3}) is True
     assert node.validate_inputs(**values | {"frames": None}) is True
@@ -617,7 +551,7 @@ def test_typed_values_are_judged_when_the_graph_is_queued(magi: Magi):
     assert "clean_refresh is off" in node.validate_inputs(**values | VANILLA | {"clean_refresh": False})
 
 
-def test_decisions_become_one_mask_a_video_frame(magi: Magi):
+def test_decisions_become_one_mask_a_video_frame(magi: Any):
     found = magi.sample(magi.cached())
     node = magi.mc.module("nodes.preview").MotionCacheDecisionMask
     mask = node.execute(found.decisions, "share of steps recomputed", 0).args[0]

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tools.bench import skyreels_v2
-from tools.bench.harness import machine, table
-from tools.bench.harness.pattern import make_pattern, moving_region
+from tools.bench.harness import command, machine, table
+from tools.bench.harness.pattern import chunk_pattern, make_pattern, moving_region
 from tools.bench.harness.rounds import Spread, alternate, order, speed_up
 
 OUTCOMES = {"full", "partial", "reused"}
@@ -43,6 +43,16 @@ def test_reused_steps_are_spread_over_the_run():
 def test_a_pattern_that_cannot_be_names_the_nearest(fraction: float, steps: int, words: str):
     with pytest.raises(ValueError, match=words):
         make_pattern(fraction, steps)
+
+
+@pytest.mark.parametrize(("fraction", "steps", "full"), [(0.5, 8, 4), (0.3, 8, 2), (0.01, 8, 1), (1.0, 8, 7)])
+def test_a_chunk_pattern_is_full_or_reused(fraction: float, steps: int, full: int):
+    pattern = chunk_pattern(fraction, steps)
+    assert pattern.outcomes[0] == "full" and len(pattern.outcomes) == steps
+    assert (pattern.outcomes.count("full"), pattern.outcomes.count("reused")) == (full, steps - full)
+    assert pattern.fraction == full / steps
+    with pytest.raises(ValueError, match="nearest: 2"):
+        chunk_pattern(fraction, 1)
 
 
 def test_the_region_has_its_size_in_every_frame_and_moves():
@@ -85,18 +95,18 @@ def test_targets_are_judged_by_the_worst_variant():
         return {"share": {"median": share}}
 
     rows = [row(0.2, False), row(0.9, True), row(0.86, True)]
-    assert [t["held"] for t in skyreels_v2.targets(rows, [live(0.01), live(0.029)])] == [True, True]
-    assert [t["held"] for t in skyreels_v2.targets([*rows, row(0.84, True)], [live(0.01)])] == [False, True]
-    assert [t["held"] for t in skyreels_v2.targets(rows, [live(0.01), live(0.03)])] == [True, False]
+    assert [t["held"] for t in command.targets(rows, [live(0.01), live(0.029)])] == [True, True]
+    assert [t["held"] for t in command.targets([*rows, row(0.84, True)], [live(0.01)])] == [False, True]
+    assert [t["held"] for t in command.targets(rows, [live(0.01), live(0.03)])] == [True, False]
 
 
 @pytest.mark.parametrize(
     ("written", "words"), [("12", "HEIGHTxWIDTH"), ("12x15", "nearest: 12x14"), ("0x16", "nearest: 2x16")]
 )
 def test_a_latent_size_that_cannot_be_is_refused(written: str, words: str):
-    assert skyreels_v2.latent_size("12x16") == (12, 16)
+    assert command.latent_size("12x16") == (12, 16)
     with pytest.raises(ValueError, match=words):
-        skyreels_v2.latent_size(written)
+        command.latent_size(written)
 
 
 @pytest.mark.parametrize(("option", "value"), [("--pairs", "0"), ("--layers", "-1"), ("--latent", "3x3")])
@@ -186,5 +196,5 @@ def test_the_result_is_printed_as_tables(quick: dict):
     for part in (table.comparison(quick["rows"]), table.deciding(quick["deciding"])):
         assert part in text
         assert len({line.count("|") for line in part.splitlines()}) == 1
-    assert "1 of 30 layers" in text
+    assert text.startswith("1 of 30 layers")
     assert text.count("held: ") + text.count("MISSED: ") == 2

@@ -1,6 +1,8 @@
-"""The count of operations: by hand, and against PyTorch's own counter on the real forward."""
+"""The count of operations: by hand, and against PyTorch's own counter on the real forwards."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +21,10 @@ def test_a_pass_by_hand():
     assert pass_flops(SIZE, computed=3, total=6, context=10) == 5 * 3 * 208 + 192
 
 
+def test_a_pass_with_another_prompt_by_hand():
+    assert pass_flops(SIZE, 3, 6, 10, text_tokens=9) == 5 * 3 * (208 + 4 * 2 * 2) + 192
+
+
 def test_a_reused_pass_is_only_embedding_and_head():
     assert pass_flops(SIZE, computed=0, total=6, context=0) == 192
 
@@ -26,6 +32,9 @@ def test_a_reused_pass_is_only_embedding_and_head():
 def test_a_prompt_by_hand():
     # embedding 2 * 7 * (11 * 2 + 2 * 2) = 364, keys and values of 5 layers 4 * 7 * 4 * 5 = 560
     assert prompt_flops(SIZE) == 924
+    assert prompt_flops(SIZE, text_tokens=14) == 2 * 924
+    # one layer: 2 * 7 * 11 * 2 = 308
+    assert prompt_flops(replace(SIZE, text_hidden=0)) == 308 + 560
 
 
 @pytest.mark.parametrize("attention", ["chunk-wise", "vanilla full", "vanilla block-causal"])

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from motioncache_core import state as saved
 from motioncache_core.config import Magi1CacheConfig
 from motioncache_core.events import CallEvent, ChunkEvent, Event
+from motioncache_core.flops import TransformerSize, pass_flops, prompt_flops
 from motioncache_core.kv_cache import KVCache
 from motioncache_core.loop import RunState, clean_prediction, run
 from motioncache_core.models.magi1.adapter import BranchRow, Magi1Adapter, Magi1Run
@@ -146,6 +149,48 @@ def test_passes_that_are_left_out_change_nothing(network, attend, guidance, atte
             assert computed(events, branch) < computed(all_events, branch)
     else:
         assert computed(events, "text") == computed(all_events, "text")
+
+
+def plan_skipping(names: set[str], **changes: object) -> Plan:
+    """The base model's plan with every pass, but those of some branches left out where nobody uses their results."""
+    whole, thrifty = (plan_of(ThreePass(), skip_redundant=skip, **changes) for skip in (False, True))
+    calls = []
+    for call, small in zip(whole.calls, thrifty.calls, strict=True):
+        parts = [
+            replace(part, branches=tuple(b for b in part.branches if b[0] not in names or b[0] in dict(own.branches)))
+            for part, own in zip(call.parts, small.parts, strict=True)
+        ]
+        calls.append(replace(call, parts=tuple(parts)))
+    return replace(whole, calls=tuple(calls))
+
+
+@pytest.mark.parametrize("attention", ["chunk-wise", "staged window"])
+@pytest.mark.parametrize("branch", ["alone", "text"])
+def test_each_kind_of_pass_can_be_left_out_by_itself(network, attend, branch: str, attention: str):
+    saving, original = (
+        Sampling(network, attend, plan_skipping(names, attention=attention, chunks=4)) for names in ({branch}, set())
+    )
+    made = [
+        [(call.row, name) for call in s.plan.calls for part in call.parts for name, _ in part.branches]
+        for s in (saving, original)
+    ]
+    assert {name for row, name in made[1]} == {"text", "null", "alone"}
+    left_out = sum(name == branch for _, name in made[1]) - sum(name == branch for _, name in made[0])
+    assert left_out == len(made[1]) - len(made[0]) > 0
+    if branch == "alone":  # in the last of every chunk's four quarters t is at least 0.3
+        assert left_out == 4 * 8 // 4
+    assert close(saving.video(), original.video(), 2e-6)
+
+
+def test_the_first_chunk_without_refresh_equals_the_masked_forward(network, attend):
+    """Before a chunk is finished nothing is approximate."""
+    for guidance in GUIDANCES.values():
+        staged, stored = (
+            Sampling(network, attend, plan_of(guidance, chunks=4, **changes)).video()
+            for changes in ({"attention": "staged window"}, {"clean_refresh": False})
+        )
+        assert close(stored[:, :, :2], staged[:, :, :2], 1e-5)
+        assert not close(stored[:, :, 4:], staged[:, :, 4:], 1e-3)
 
 
 @every_guidance
@@ -311,3 +356,51 @@ def test_compression_and_tokens_exclude_each_other(network, attend):
     plan = plan_of(OnePass(), history_chunks=(), clean_chunks=-1)
     with pytest.raises(ValueError, match="token by token"):
         Sampling(network, attend, plan, CACHE, compression=Compression(cache_chunks=5))
+
+
+@every_guidance
+@pytest.mark.parametrize("attention", ["chunk-wise", "staged window"])
+def test_the_count_of_operations_is_that_of_the_real_forward(network, attend, guidance, attention: str):
+    c, size = CONFIG, TransformerSize(32, 48, 2, 64, 99, 16, CONFIG.kv_dim, text_hidden=0)
+    sampling = Sampling(network, attend, plan_of(guidance, attention=attention))
+    conditions: list[int] = []
+    network_call = network.condition
+    lengths = {"t": 2 * c.condition_dim * (256 + c.condition_dim), "gates": 4 * c.num_layers * c.condition_dim * c.dim}
+
+    def condition(items, device):
+        embedded = len(items) + sum(item.step_length is not None for item in items)
+        presence = 2 * 2 * c.text_dim * c.condition_dim  # with and without text
+        conditions.append(embedded * lengths["t"] + presence + len(items) * lengths["gates"])
+        return network_call(items, device)
+
+    counted, expected = 0, 0.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "condition", condition)
+        events = sampling.events()
+        while True:
+            with FlopCounterMode(display=False) as counter:
+                event = next(events, None)
+            if event is None:
+                break
+            if isinstance(event, CallEvent):
+                counted += counter.get_total_flops() - conditions.pop()
+                for made in event.passes:
+                    expected += pass_flops(size, made.computed, made.total, made.context, made.text)
+                    expected += prompt_flops(size, made.prompt)
+    assert counted == pytest.approx(expected, rel=1e-9)
+
+
+def test_passes_that_are_left_out_are_accounted_as_if_made(network, attend):
+    """Without reuse a step would make the prompt's keys again, as it does in the step before."""
+    sampling = Sampling(network, attend, plan_of(ThreePass()), CACHE)
+    texts: dict[tuple, tuple] = {}
+    left_out = 0
+    for event in sampling.events():
+        for made in event.passes if isinstance(event, CallEvent) else ():
+            assert made.prompt is not None and made.text is not None
+            if made.computed:
+                texts[made.role] = made.text, made.prompt
+            else:
+                left_out += 1
+                assert (made.text, made.prompt) == texts[made.role]
+    assert left_out > 3

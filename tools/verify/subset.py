@@ -1,7 +1,7 @@
-"""`python -m tools.verify.subset FROM TO`: copies the small cases of a family folder, to be committed with the tests.
+"""`python -m tools.verify.subset FROM TO [ID...]`: copies the small cases of a family folder, for the tests.
 
-The files of the small cases are copied as they are and `cases.json` keeps those cases only. Arrays that only left-out
-cases use are listed under `unused`.
+Cases named by their ids are taken along too. The files of these cases are copied as they are and `cases.json` keeps
+those cases only. Arrays that only left-out cases use are listed under `unused`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ LEFT_OUT = "used by cases outside the small subset only"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Copy; the exit status."""
-    source, target = map(Path, sys.argv[1:] if arguments is None else arguments)
+    first, second, *also = sys.argv[1:] if arguments is None else arguments
+    source, target = Path(first), Path(second)
     listing = json.loads((source / "cases.json").read_text(encoding="utf-8"))
-    listing["cases"] = [record for record in listing["cases"] if record["small"]]
+    listing["cases"] = [record for record in listing["cases"] if record["small"] or record["id"] in also]
     kept = {record["id"] for record in listing["cases"]}
     for record in listing["cases"]:
         if record.get("twin") not in kept:

@@ -92,6 +92,8 @@ class Magi1Run:
         self.decisions: list[Decision] = []
         self.chosen: dict[int, Tensor] = {}
         """Of the present call: sample -> indices of the tokens to compute; a missing one computes all."""
+        self._texts: dict[tuple[str, int, int], tuple[float, int]] = {}
+        """Role -> what its last pass saw and made of prompts, for the account of passes that are left out."""
         self._stepping: list[Decision] = []
         self._active: dict[int, list[Part]] = {}
         for call in plan.calls:
@@ -173,13 +175,20 @@ class Magi1Run:
             self.policy.observe(decision, part, x[sample], latents[:, part.start : part.stop], previous)
         self.chosen, self._stepping = {}, []
 
+    def note(self, made: Pass) -> None:
+        """Keep the account of a pass."""
+        self.passes.append(made)
+        if made.role is not None and made.computed:
+            self._texts[made.role] = made.text, made.prompt
+
     def _note_left_out(self, part: Part, x: Tensor) -> None:
         per_frame = (x.shape[3] // 2) * (x.shape[4] // 2)
         for name, _ in part.branches:
             first, last = part.reads if BRANCHES[name].history else (part.start, part.stop)
             for sample in range(x.shape[0]):
-                row = BranchRow(name, sample)
-                self.passes.append(Pass(row.role, 0, part.frames * per_frame, 0.0, float((last - first) * per_frame)))
+                role = BranchRow(name, sample).role
+                keys = float((last - first) * per_frame)
+                self.passes.append(Pass(role, 0, part.frames * per_frame, 0.0, keys, *self._texts.get(role, ())))
 
     def store_rows(self, branch: str, first: int, last: int, chunk_tokens: int) -> list[tuple[int, int]]:
         """Where the rows of chunks [first, last) lie, as (start, stop) stretches in the chunks' order."""
@@ -272,10 +281,11 @@ class Magi1Adapter:
         outputs = self.network(items, self.attention, run.kv) if run.compression is None else self._tapped(items, run)
         for (r, part), output in zip(slots, outputs, strict=True):
             velocity[r, :, part.start - call.start : part.stop - call.start] = output
+        made: set[int] = set()
         for r, row in enumerate(rows):
             own = [item for item, slot in zip(items, slots, strict=True) if slot[0] == r]
             if own:
-                run.passes.append(_pass(row, own, items))
+                run.note(_pass(row, own, items, made, self.network.config.null_tokens))
         return velocity
 
     def _tapped(self, items: Sequence[Item], run: Magi1Run) -> list[Tensor]:
@@ -329,14 +339,25 @@ def _reads(
     return (*reads, *(Fresh(places[r, chunk]) for chunk in range(fresh_from, last)))
 
 
-def _pass(row: BranchRow, own: Sequence[Item], items: Sequence[Item]) -> Pass:
-    """Account of one branch of a call."""
+def _pass(row: BranchRow, own: Sequence[Item], items: Sequence[Item], made: set[int], null_tokens: int) -> Pass:
+    """Account of one branch of a call.
+
+    Args:
+        made: texts that branches before it have made keys and values of; gets this one's.
+        null_tokens: length of the null text.
+    """
 
     def keys(item: Item) -> int:
         return sum(read.rows if isinstance(read, Stored) else items[read.item].computed for read in item.reads)
 
+    def length(item: Item) -> int:
+        return null_tokens if item.text is None else item.text.shape[0]
+
     computed, total = (sum(getattr(item, name) for item in own) for name in ("computed", "tokens"))
     pairs = sum(item.computed * keys(item) for item in own)
     full = sum(item.tokens * max(keys(item), item.tokens) for item in own)
+    text = sum(item.tokens * length(item) for item in own) / total
+    new = {id(item.text): length(item) for item in own if item.computed and id(item.text) not in made}
+    made.update(new)
     role = None if row.auxiliary else row.role
-    return Pass(role, computed, total, pairs / computed if computed else 0.0, full / total)
+    return Pass(role, computed, total, pairs / computed if computed else 0.0, full / total, text, sum(new.values()))

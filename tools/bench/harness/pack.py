@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
 
 from tools.host.environment import REPO
 
@@ -18,3 +22,16 @@ def load() -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[NAME] = module
     spec.loader.exec_module(module)
+
+
+@contextmanager
+def handed_in(module: ModuleType, **values: Any) -> Iterator[None]:
+    """A module of the pack finds these under its own names meanwhile."""
+    before = {name: getattr(module, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(module, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)

@@ -9,7 +9,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from motioncache_core.events import Outcome
+from motioncache_core.events import Decision, Outcome
 
 PARTIAL = (0.25, 0.75)
 """Share of a chunk's tokens that a partial step may compute."""
@@ -57,6 +57,35 @@ def make_pattern(fraction: float, steps: int) -> Pattern:
 
     full, part = min(fits, key=oddness)
     return Pattern(("full", *_spread(full - 1, part, steps - full - part)), _share(fraction, steps, full, part))
+
+
+def chunk_pattern(fraction: float, steps: int) -> Pattern:
+    """A pattern of full and reused steps only, the nearest to a computed fraction with both in it.
+
+    Raises:
+        ValueError: fewer than 2 steps.
+    """
+    if steps < 2:
+        raise ValueError(f"steps is {steps}; full and reused steps need at least 2 (nearest: 2)")
+    full = min(max(round(fraction * steps), 1), steps - 1)
+    return Pattern(("full", *_spread(full - 1, 0, steps - full)), 1.0)
+
+
+def replay(
+    decision: Decision, pattern: Pattern, frames: int, grid: tuple[int, int], branch: int, device: torch.device
+) -> None:
+    """Put the pattern's answer in place of the policy's.
+
+    Args:
+        frames: latent frames of the chunk.
+        grid: token rows and columns of a latent frame.
+        branch: moves the region a little.
+    """
+    outcome = pattern.outcomes[decision.step]
+    decision.mask, decision.computed, decision.waited = None, decision.total if outcome == "full" else 0, False
+    if outcome == "partial":
+        mask = moving_region(frames, *grid, pattern.share, decision.step, decision.chunk, branch)
+        decision.mask, decision.computed = mask.to(device), int(mask.sum())
 
 
 def _share(fraction: float, steps: int, full: int, part: int) -> float:

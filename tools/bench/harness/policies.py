@@ -5,15 +5,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 
 from motioncache.motioncache_core.config import CacheConfig
 from motioncache.motioncache_core.events import Decision
 from motioncache.motioncache_core.models.skyreels_v2.policy import SkyReelsV2Policy, StepInputs
 from torch import Tensor
 
-from .pattern import Pattern, moving_region
+from .measured import Stopwatch
+from .pattern import Pattern, replay
 
 
 class ReplayedPolicy(SkyReelsV2Policy):
@@ -31,43 +31,26 @@ class ReplayedPolicy(SkyReelsV2Policy):
 
     def decide(self, role: Hashable, chunk: int, inputs: StepInputs) -> Decision:
         decision = super().decide(role, chunk, inputs)
-        outcome = self.pattern.outcomes[decision.step]
-        decision.mask, decision.computed, decision.waited = None, decision.total if outcome == "full" else 0, False
-        if outcome == "partial":
-            branch = 0 if role[0] == "positive" else 1
-            mask = moving_region(inputs.frames, *self.grid, self.pattern.share, decision.step, chunk, branch)
-            decision.mask, decision.computed = mask.to(inputs.patches.device), int(mask.sum())
+        branch = 0 if role[0] == "positive" else 1
+        replay(decision, self.pattern, inputs.frames, self.grid, branch, inputs.patches.device)
         return decision
 
 
 class TimedPolicy(SkyReelsV2Policy):
-    """The live policy, with the seconds that deciding took: distance, accumulation, vote, motion weights.
+    """The live policy, with a watch for what deciding takes: distance, accumulation, vote, motion weights."""
 
-    Args:
-        synchronise: waits until the device has done all it was given.
-    """
-
-    def __init__(self, config: CacheConfig, synchronise: Callable[[], None]):
+    def __init__(self, config: CacheConfig, watch: Stopwatch):
         super().__init__(config)
-        self.synchronise = synchronise
-        self.seconds = 0.0
+        self.watch = watch
 
     def decide(self, role: Hashable, chunk: int, inputs: StepInputs) -> Decision:
-        started = self._now()
-        decision = super().decide(role, chunk, inputs)
-        self.seconds += self._now() - started
-        return decision
+        with self.watch:
+            return super().decide(role, chunk, inputs)
 
     def observe(self, decision: Decision, hidden: Tensor, frames: int) -> None:
-        started = self._now()
-        super().observe(decision, hidden, frames)
-        self.seconds += self._now() - started
+        with self.watch:
+            super().observe(decision, hidden, frames)
 
     def observe_context(self, role: Hashable, chunk: int, hidden: Tensor, frames: int) -> None:
-        started = self._now()
-        super().observe_context(role, chunk, hidden, frames)
-        self.seconds += self._now() - started
-
-    def _now(self) -> float:
-        self.synchronise()
-        return time.perf_counter()
+        with self.watch:
+            super().observe_context(role, chunk, hidden, frames)

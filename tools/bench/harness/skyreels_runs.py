@@ -6,14 +6,7 @@ handed in. ``tools.bench.harness.pack.load`` comes before this module.
 
 from __future__ import annotations
 
-import gc
-import json
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,9 +23,10 @@ from motioncache.nodes.host.versions import inference_dtype
 from motioncache.nodes.host.wan_loading import load_wan
 from motioncache.nodes.sampling import MotionCacheAutoregressiveSampler
 
-from .machine import PeakMemory
+from .measured import Measured, timed
+from .pack import handed_in
 
-__all__ = ["ArchitectureConfig", "Measured", "Sampling", "Scene", "random_model", "random_prompts", "sample"]
+__all__ = ["ArchitectureConfig", "Sampling", "Scene", "random_model", "random_prompts", "sample"]
 
 FPS = 24.0
 GUIDANCE = 6.0
@@ -86,40 +80,6 @@ class Sampling:
     cache: CacheConfig | None = None
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One run.
-
-    Args:
-        seconds: wall-clock of the node.
-        cpu_seconds: of this process's threads meanwhile; other processes disturb it less.
-        peak_bytes: see ``PeakMemory``.
-        kv_bytes: of stored keys and values, counted.
-        report: the node's.
-    """
-
-    seconds: float
-    cpu_seconds: float
-    peak_bytes: int | None
-    kv_bytes: int
-    report: dict[str, Any] = field(repr=False)
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        return self.report["summary"]
-
-    @cached_property
-    def branches(self) -> list[dict[str, Any]]:
-        """What every branch did in every call, in order."""
-        return [branch for call in self.report["calls"] for branch in call["branches"]]
-
-    @property
-    def phases(self) -> dict[str, int]:
-        """How many of these lay in each phase."""
-        counts = Counter(branch["phase"] for branch in self.branches)
-        return {phase: counts[phase] for phase in ("warm-up", "chunk", "token")}
-
-
 def random_model(architecture: ArchitectureConfig, dtype: str, seed: int = 0) -> Any:
     """A MODEL with normally distributed weights, as the pack's loader node makes it.
 
@@ -161,12 +121,9 @@ def sample(
     if sampling.cache is not None:
         model = model.clone()
         attach_config(model, sampling.cache)
-    synchronise = synchroniser(model.load_device)
-    # ComfyUI runs nodes in inference mode
-    with torch.inference_mode(), _handed_in(policy), PeakMemory(model.load_device) as peak:
-        synchronise()
-        started, cpu_started = time.perf_counter(), time.process_time()
-        latent, report, *_ = MotionCacheAutoregressiveSampler.execute(
+
+    def execute() -> tuple:
+        return MotionCacheAutoregressiveSampler.execute(
             model,
             *prompts,
             width=scene.width * 8,
@@ -189,24 +146,10 @@ def sample(
             kv_place="GPU",
             history="latents",
         ).args
-        synchronise()
-        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
-    gc.collect()  # while the MODEL that this run's clones came from is alive: ComfyUI looks for it
-    if not bool(torch.isfinite(latent["samples"]).all()):
-        raise RuntimeError("the sampled latents are not finite; a measurement of them would mean nothing")
-    return Measured(seconds, cpu_seconds, peak.bytes, _kv_bytes(model, scene, sampling), json.loads(report))
 
-
-@contextmanager
-def _handed_in(policy: SkyReelsV2Policy | None) -> Iterator[None]:
-    """The node's session takes this policy instead of making one."""
-    made_by_session = session.SkyReelsV2Policy
-    if policy is not None:
-        session.SkyReelsV2Policy = lambda config: policy
-    try:
-        yield
-    finally:
-        session.SkyReelsV2Policy = made_by_session
+    own_policy = {} if policy is None else {"SkyReelsV2Policy": lambda config: policy}
+    with handed_in(session, **own_policy):
+        return timed(execute, model.load_device, _kv_bytes(model, scene, sampling))
 
 
 def _kv_bytes(model: Any, scene: Scene, sampling: Sampling) -> int:
@@ -215,10 +158,3 @@ def _kv_bytes(model: Any, scene: Scene, sampling: Sampling) -> int:
     network = model.model.diffusion_model
     tokens = scene.chunks * scene.chunk_frames * scene.grid[0] * scene.grid[1]
     return KVCache.bytes_needed(len(network.blocks), tokens, network.dim, 2, inference_dtype(model.model))
-
-
-def synchroniser(device: torch.device) -> Callable[[], None]:
-    """Function that waits until the device has done all it was given."""
-    if device.type == "cuda":
-        return lambda: torch.cuda.synchronize(device)
-    return lambda: None

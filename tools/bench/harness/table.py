@@ -9,7 +9,7 @@ MIB = 2**20
 
 
 def comparison(rows: Sequence[dict[str, Any]]) -> str:
-    """One line a variant; see ``skyreels_bench.compare`` for the rows."""
+    """One line a variant; see ``compare.compare`` for the rows."""
     head = (
         "variant",
         "computed fraction",
@@ -44,7 +44,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def deciding(rows: Sequence[dict[str, Any]]) -> str:
-    """One line a distance; see ``skyreels_bench.deciding``."""
+    """One line a distance; see ``compare.deciding``."""
     head = ("distance", "deciding, share of the run", "computed fraction", "full / partial / reused", "phases")
     cells = []
     for row in rows:
@@ -56,6 +56,36 @@ def deciding(rows: Sequence[dict[str, Any]]) -> str:
                 f"{row['computed_fraction']:.3f}",
                 f"{steps['full']} / {steps['partial']} / {steps['reused']}",
                 ", ".join(f"{name} {count}" for name, count in row["phases"].items()),
+            ]
+        )
+    return lines(head, cells)
+
+
+def savings(rows: Sequence[dict[str, Any]]) -> str:
+    """One line a saving; see ``magi1_bench.savings``."""
+    head = (
+        "attention",
+        "saving",
+        "TFLOPs",
+        "seconds (smallest–largest)",
+        "FLOPs ratio",
+        "speed-up",
+        "peak memory of the run, MiB",
+        "of it keys and values, MiB",
+    )
+    cells = []
+    for row in rows:
+        seconds, faster = row["seconds"], row["speed_up"]
+        cells.append(
+            [
+                row["attention"],
+                row["saving"],
+                f"{row['flops'] / 1e12:.3f}",
+                f"{seconds['median']:.2f} ({seconds['low']:.2f}–{seconds['high']:.2f})",
+                f"{row['flops_ratio']:.2f}",
+                f"{faster['median']:.2f} ({faster['low']:.2f}–{faster['high']:.2f})",
+                "not known" if row["peak_bytes"] is None else f"{row['peak_bytes'] / MIB:.0f}",
+                f"{row['kv_bytes'] / MIB:.1f}",
             ]
         )
     return lines(head, cells)
