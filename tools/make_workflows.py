@@ -345,7 +345,7 @@ MAGI1_VAE = "magi1_vae/ (folder)"
 MAGI1_TEXT = "t5xxl_fp16.safetensors"
 
 WORKFLOWS = {
-    "tiny_world_demo": tiny_world,
+    "Try MotionCache (no download)": tiny_world,
     "compare_cache_settings": compare,
     "skyreels_v2_text_to_video": lambda: skyreels(image=False),
     "skyreels_v2_image_to_video": lambda: skyreels(image=True),
