@@ -129,8 +129,8 @@ def pareto_plot(
         if is_best:
             figure.canvas.ring(figure.spot(point.x, point.y), RING)
     figure.write_labels([(figure.spot(point.x, point.y), point.label) for point in points])
-    for name, x in references.items():
-        figure.write_reference(name, x)
+    for row, (name, x) in enumerate(references.items()):
+        figure.write_reference(name, x, row)
     return figure.canvas.finish()
 
 
@@ -222,11 +222,13 @@ class _Figure:
         for end in (low, high):
             self.canvas.line([(x - 5, end), (x + 5, end)], colour, 1.4)
 
-    def write_reference(self, name: str, x: float) -> None:
-        """The name along the lower end of its line, on the side with room."""
+    def write_reference(self, name: str, x: float, row: int) -> None:
+        """The name near the lower end of its line, on the side with room, in a row of its own."""
         place = self.x.place(x)
         right = place + 6 + text_width(name, 13) < self.box[2]
-        self.canvas.text((place + (6 if right else -6), self.box[3] - 8), name, 13, GREY, "ls" if right else "rs")
+        self.canvas.text(
+            (place + (6 if right else -6), self.box[3] - 8 - 17 * row), name, 13, GREY, "ls" if right else "rs"
+        )
 
     def write_labels(self, labels: Sequence[tuple[Spot, str]]) -> None:
         """Each beside its point, where it covers the fewest other labels and points."""
