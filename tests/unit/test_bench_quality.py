@@ -32,7 +32,7 @@ def test_the_moving_region_holds_what_moves_and_the_still_one_no_sprite():
     clip = render(scene, 2)
     where = regions(torch.from_numpy(clip.frames), scene)
     assert where[MOVING].numpy()[clip.coverage[0] > 0].all()
-    assert where[MOVING].numpy()[clip.coverage[1] > 0.5].mean() < 0.02  # the border around the one touches the other
+    assert where[MOVING].numpy()[clip.coverage[1] > 0.5].mean() < 0.1  # the border around the one touches the other
     assert not where[STILL].numpy()[clip.coverage.max(0) > 0].any()
     assert 0.1 < where[MOVING].float().mean() < 0.25 and where[STILL].float().mean() > 0.5
 
