@@ -88,8 +88,8 @@ class Report:
     def summary(self) -> dict[str, Any]:
         """Totals. ``computed fraction`` is the share of the plan's denoising token-forwards that were done.
 
-        ``distance_of_a_chunk``: what a chunk's steps after warm-up add up to, the median. Divided by a number of steps it
-        is the threshold at which about that many of them are computed.
+        ``distance_of_a_chunk``: what a chunk's steps after warm-up add up to, the median. Divided by a number of steps
+        it is the threshold at which about that many of them are computed.
         """
         computed, total = self._denoise["computed"], self._denoise["total"]
         prompts = prompt_flops(self.size) * len(self._roles - {None})

@@ -21,6 +21,8 @@ from .world import Scene, measure
 
 log = logging.getLogger("tiny_world")
 
+LEAST_RIGHT, LEAST_PSNR = 0.8, 25.0
+"""What the models must reach: share of clips with direction and colour right, mean background PSNR in dB."""
 SHEET_FRAMES = (0, 24, 48, 72, 96)
 
 
@@ -81,8 +83,17 @@ def run(
     sheet.with_suffix(".json").write_text(json.dumps({"settings": settings, "totals": totals, "clips": rows}, indent=1))
     for key, value in totals.items():
         log.info("%s: %.3g", key, value)
+    log.info(
+        "%s: at least %.0f %% of the clips right and %.0f dB",
+        "held" if holds(totals) else "MISSED", 100 * LEAST_RIGHT, LEAST_PSNR,
+    )  # fmt: skip
     log.info("contact sheet: %s", sheet)
     return totals
+
+
+def holds(totals: dict[str, float]) -> bool:
+    """Whether the totals of clips reach what the models must reach."""
+    return totals["both right"] >= LEAST_RIGHT and totals["mean background PSNR, dB"] >= LEAST_PSNR
 
 
 def summary(rows: list[dict]) -> dict[str, float]:
