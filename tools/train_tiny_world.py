@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sampling-steps", type=int, default=20)
     parser.add_argument("--shift", type=float, default=5.0)
     parser.add_argument("--guidance", type=float, default=2.0)
-    parser.add_argument("--ar-step", type=int, default=0)
+    parser.add_argument("--ar-step", type=int, default=5, help="as the demo has it")
     parser.add_argument(
         "--which", choices=("trained", "held-out", "both"), default="held-out", help="evaluate: which prompts"
     )

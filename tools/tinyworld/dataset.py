@@ -73,6 +73,7 @@ class Dataset:
         latents: [N, 16, F, h, w] normalised.
         places: [N, F, h, w] share of each latent place that the sprite covers, its largest over the pixels and frames.
         scene: [N] index into `contexts`.
+        kind: [N] 0 for one sprite, 1 for a slow one, 2 for two sprites.
         contexts: [S, T, 4096] prompt embedding of every trained scene.
         empty: [T, 4096] the empty prompt.
     """
@@ -80,6 +81,7 @@ class Dataset:
     latents: torch.Tensor
     places: torch.Tensor
     scene: torch.Tensor
+    kind: torch.Tensor
     contexts: torch.Tensor
     empty: torch.Tensor
 
@@ -109,7 +111,12 @@ def load_or_encode(rank: int, work: Path, vae_path: Path, clips_per_scene: int, 
     parts = [load_file(p) for p in sorted(work.glob(f"latents_*_of_{workers()}.safetensors"))]
     latents, places, scene = (torch.cat([p[k] for p in parts]) for k in ("latents", "places", "scene"))
     contexts = torch.cat([embed(s) for s in distinct])
-    return Dataset(latents.float(), places.float(), scene, contexts, embed(None)[0])
+    kind = torch.tensor([_kind(s) for s in distinct])[scene]
+    return Dataset(latents.float(), places.float(), scene, kind, contexts, embed(None)[0])
+
+
+def _kind(scene: Scene) -> int:
+    return 2 if len(scene.sprites) == 2 else int(scene.sprites[0].speed == "slow")
 
 
 def pool_coverage(coverage: torch.Tensor) -> torch.Tensor:

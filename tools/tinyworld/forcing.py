@@ -36,6 +36,7 @@ class Recipe:
             the rest (AdamW).
         warm_up: steps until the full learning rate.
         decay_from: share of the steps after which the learning rate falls to zero, linearly.
+        mix: share of the clips that show one sprite, a slow one, two sprites.
         drop: share of the prompts replaced by the empty one.
         sprite_weight: loss weight of a latent place that a sprite covers; elsewhere it is 1.
         first_weight: loss weight of the first latent frame, which stands for one picture and looks unlike the others.
@@ -49,6 +50,7 @@ class Recipe:
     adam_share: float = 0.3
     warm_up: int = 60
     decay_from: float = 0.65
+    mix: tuple[float, float, float] = (0.5, 0.25, 0.25)
     drop: float = 0.12
     sprite_weight: float = 6.0
     first_weight: float = 3.0
@@ -89,7 +91,8 @@ def loss_on(
     model: TinySkyReels, data: Dataset, recipe: Recipe, chunks: tuple[int, ...], generator: torch.Generator
 ) -> torch.Tensor:
     """Weighted mean square error of the velocity on one random batch of the first `chunks` of clips."""
-    pick = torch.randint(len(data.latents), (recipe.batch,), generator=generator)
+    chance = torch.tensor(recipe.mix)[data.kind] / torch.bincount(data.kind, minlength=3)[data.kind]
+    pick = torch.multinomial(chance, recipe.batch, replacement=True, generator=generator)
     clean, places = data.latents[pick, :, : sum(chunks)], data.places[pick, : sum(chunks)]
     context = data.contexts[data.scene[pick]].clone()
     context[torch.rand(recipe.batch, generator=generator) < recipe.drop] = data.empty
