@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 Granularity = Literal["off", "step", "chunk", "token"]
 Distance = Literal["time embedding", "table", "patch embedding"]
 WeightNorm = Literal["min-max", "mean", "max"]
+MotionSource = Literal["published", "clean prediction"]
 
 SKYREELS_1_3B_COEFFICIENTS = (-5.21862437e04, 9.23041404e03, -5.28275948e02, 1.36987616e01, -4.99875664e-02)
 SKYREELS_14B_COEFFICIENTS = (-3.03318725e05, 4.90537029e04, -2.65530556e03, 5.87365115e01, -3.15583525e-01)
@@ -41,6 +42,8 @@ class CacheConfig:
             loaded model's size, where there is one.
         distance_table: for ``table``: (timestep, accumulated distance) pairs; a step's distance is the difference
             of the interpolated values.
+        motion_source: what is compared between frames: as published (SkyReels-V2: the hidden state after the blocks,
+            MAGI-1: the latents, both with their noise), or a branch's prediction of the clean latents.
         weight_norm: how inter-frame differences become weights, per frame.
         vote: a position is recomputed in all frames of a chunk if more than this share of them needs it (0 to 0.99);
             ``None`` decides every frame by itself.
@@ -58,6 +61,7 @@ class CacheConfig:
     distance: Distance = "time embedding"
     distance_coefficients: tuple[float, ...] | None = None
     distance_table: tuple[tuple[float, float], ...] | None = None
+    motion_source: MotionSource = "published"
     weight_norm: WeightNorm = "min-max"
     vote: float | None = 0.5
     min_update_ratio: float = 0.4
@@ -66,6 +70,7 @@ class CacheConfig:
     def __post_init__(self) -> None:
         _one_of("granularity", self.granularity, get_args(Granularity))
         _one_of("distance", self.distance, get_args(Distance))
+        _one_of("motion_source", self.motion_source, get_args(MotionSource))
         _one_of("weight_norm", self.weight_norm, get_args(WeightNorm))
         _whole("warmup_steps", self.warmup_steps, 0)
         _whole("chunk_phase_updates", self.chunk_phase_updates, 0)
@@ -121,7 +126,8 @@ def _check_table(table: tuple[tuple[float, float], ...] | None) -> None:
 class Magi1CacheConfig(CacheConfig):
     """Knobs for MAGI-1, where a chunk decides once a step, above guidance, and all its steps count for the phases.
 
-    The distance is always that of the patch embedding; weights are always normalised by ``min-max``. Of ``vote``, a
+    The distance is always that of the patch embedding; weights are always made as published, from the latents, and
+    normalised by ``min-max``. Of ``vote``, a
     share of frames above which a position is recomputed in all of them; other frames keep their own decision.
 
     Args:
@@ -156,6 +162,7 @@ class Magi1CacheConfig(CacheConfig):
         super().__post_init__()
         _one_of("granularity", self.granularity, ("off", "chunk", "token"))
         _one_of("distance", self.distance, ("patch embedding",))
+        _one_of("motion_source", self.motion_source, ("published",))
         _one_of("weight_norm", self.weight_norm, ("min-max",))
         _whole("warmup_start", self.warmup_start, 0)
         for share in self.reuse_ramp or ():

@@ -14,16 +14,17 @@ from .config import WeightNorm
 EPSILON = 1e-8
 
 
-def frame_difference(frames: Tensor, previous: Tensor | None) -> Tensor:
-    """Relative change of every token against the latent frame before it.
+def frame_difference(frames: Tensor, previous: Tensor | None, relative: bool = True) -> Tensor:
+    """Change of every token against the latent frame before it.
 
     Args:
         frames: ``[B, F, P, C]`` features of a chunk's tokens, P tokens a latent frame.
         previous: ``[B, P, C]`` last latent frame of the chunk before, or ``None`` if it is not known.
+        relative: divide by the size of the frame before, as the released code does; the paper does not.
 
     Returns:
-        ``[F, P]``: mean change over mean size before, both over samples and channels. Without ``previous`` the first
-        row is a copy of the second where there is one (nothing is known of its motion), else zero.
+        ``[F, P]``: mean change over mean size before (or alone), both over samples and channels. Without ``previous``
+        the first row is a copy of the second where there is one (nothing is known of its motion), else zero.
     """
     before = frames[:, :-1]
     if previous is not None:
@@ -31,8 +32,9 @@ def frame_difference(frames: Tensor, previous: Tensor | None) -> Tensor:
         frames_with_predecessor = frames
     else:
         frames_with_predecessor = frames[:, 1:]
-    size = before.abs().mean(dim=(0, 3))
-    change = (frames_with_predecessor - before).abs().mean(dim=(0, 3)) / (size + EPSILON)
+    change = (frames_with_predecessor - before).abs().mean(dim=(0, 3))
+    if relative:
+        change = change / (before.abs().mean(dim=(0, 3)) + EPSILON)
     if previous is None:
         first = change[:1] if change.shape[0] else frames.new_zeros(1, frames.shape[2])
         change = torch.cat([first, change])
@@ -71,16 +73,17 @@ def motion_weights(
     norm: WeightNorm,
     floor: float,
     power: float = 1.0,
+    relative: bool = True,
     quirks: frozenset[str] = frozenset(),
 ) -> Tensor:
     """One weight per token of a chunk, ``[F * P]``, frame-major.
 
-    ``frames`` ``[B, F, P, C]`` and ``previous`` ``[B, P, C]`` as in :func:`frame_difference`. A frame whose
-    predecessor is unknown copies the change of the frame after it if it is the first of the video, else it counts as
-    moving: weight 1 for all its tokens. Quirk ``no_previous_frame_is_floor``: its change is 1 everywhere before
+    ``frames`` ``[B, F, P, C]``, ``previous`` ``[B, P, C]`` and ``relative`` as in :func:`frame_difference`. A frame
+    whose predecessor is unknown copies the change of the frame after it if it is the first of the video, else it counts
+    as moving: weight 1 for all its tokens. Quirk ``no_previous_frame_is_floor``: its change is 1 everywhere before
     normalising, which ``min-max`` turns into the floor.
     """
-    change = frame_difference(frames, previous)
+    change = frame_difference(frames, previous, relative)
     unknown = previous is None and (not first_of_video or frames.shape[1] == 1)
     if unknown:
         change[0] = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from .events import CallEvent, Decision
 from .flops import TransformerSize, pass_flops, prompt_flops
 from .plan import Call, Plan
 
+FORMAT = "motioncache_report"
 VERSION = 1
 
 
@@ -36,6 +38,8 @@ class Report:
     _roles: set[Any] = field(default_factory=set)
     _distances: dict[Phase, tuple[float, float]] = field(default_factory=dict)
     """Smallest and largest of each phase."""
+    _ways: Counter[tuple[Any, int, int]] = field(default_factory=Counter)
+    """Sum of the distances of each role, window and chunk."""
     _denoise: Counter[str] = field(default_factory=Counter)
     _other_tokens: int = 0
     _flops: Counter[str] = field(default_factory=Counter)
@@ -65,6 +69,7 @@ class Report:
             if decision.distance is not None:
                 known = *self._distances.get(decision.phase, ()), decision.distance
                 self._distances[decision.phase] = min(known), max(known)
+                self._ways[decision.role, call.window, decision.chunk] += decision.distance
         self.calls.append(
             {
                 "kind": call.kind,
@@ -81,7 +86,11 @@ class Report:
         )
 
     def summary(self) -> dict[str, Any]:
-        """Totals. ``computed fraction`` is the share of the plan's denoising token-forwards that were done."""
+        """Totals. ``computed fraction`` is the share of the plan's denoising token-forwards that were done.
+
+        ``distance_of_a_chunk``: what a chunk's steps after warm-up add up to, the median. Divided by a number of steps
+        it is the threshold at which about that many of them are computed.
+        """
         computed, total = self._denoise["computed"], self._denoise["total"]
         prompts = prompt_flops(self.size) * len(self._roles - {None})
         outcomes = Counter(branch["outcome"] for call in self.calls for branch in call["branches"])
@@ -98,6 +107,7 @@ class Report:
             "branch_steps": {name: outcomes[name] for name in ("full", "partial", "reused")},
             "smallest_distance": min((low for low, _ in self._distances.values()), default=None),
             "largest_distance": max((high for _, high in self._distances.values()), default=None),
+            "distance_of_a_chunk": statistics.median(self._ways.values()) if self._ways else None,
             "nothing_reused_because": self._reason() if computed == total else None,
         }
 
@@ -108,7 +118,7 @@ class Report:
             if len(call["chunks"]) == 1:
                 seconds[call["chunks"][0]] += call["seconds"]
         return {
-            "format": "motioncache_report",
+            "format": FORMAT,
             "version": VERSION,
             "family": self.plan.family,
             "sampling": "chunk-wise" if self.plan.chunk_wise else "vanilla",
@@ -133,6 +143,11 @@ class Report:
         ]
         if any(steps.values()):
             lines.append(f"branch steps: {steps['full']} full, {steps['partial']} partial, {steps['reused']} reused")
+        if s["distance_of_a_chunk"]:
+            lines.append(
+                f"the steps of a chunk after warm-up add up to a distance of {s['distance_of_a_chunk']:.3g}: for n "
+                "computed steps set the threshold to that / n"
+            )
         if s["nothing_reused_because"]:
             lines.append(f"nothing was reused: {s['nothing_reused_because']}")
         return "\n".join(lines + self.notes + _approximation(self.plan))

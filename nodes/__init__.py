@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import (
     cache,
+    evaluate,
     loaders,
     magi1_loaders,
     magi1_prompts,
@@ -26,6 +27,7 @@ NODES: list[type[io.ComfyNode]] = [
     *magi1_sampling.NODES,
     *prompts.NODES,
     *preview.NODES,
+    *evaluate.NODES,
 ]
 
 

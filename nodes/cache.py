@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import get_args
 
 from comfy_api.latest import io
 
-from ..motioncache_core.config import PRESETS_OF_FAMILY, CacheConfig, ConfigError, Magi1CacheConfig
+from ..motioncache_core.config import PRESETS_OF_FAMILY, CacheConfig, ConfigError, Magi1CacheConfig, MotionSource
 from ..motioncache_core.models.skyreels_v2.policy import COEFFICIENTS_BY_WIDTH
 from .host.model_support import FAMILY_NAMES, attach_config, family_of, why_not_served
 from .host.notify import notify
@@ -15,6 +16,7 @@ from .host.versions import advanced
 CUSTOM = "custom"
 AUTO = "auto (by model)"
 DISTANCES = [AUTO, "time embedding", "patch embedding", "table"]
+MOTION_SOURCES = list(get_args(MotionSource))
 GRANULARITIES = ["token", "chunk", "step", "off"]
 PRESET_NAMES = list(dict.fromkeys(name for presets in PRESETS_OF_FAMILY.values() for name in presets))
 
@@ -150,6 +152,15 @@ class MotionCacheApply(io.ComfyNode):
                         max=1.0,
                         step=0.01,
                         tooltip="At most this share of a chunk's tokens is reused in one step. Lower = safer, slower.",
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "motion_source",
+                        options=MOTION_SOURCES,
+                        optional=True,
+                        tooltip="Where motion is looked for: as published (still noisy), or in the picture as the "
+                        "model foresees it, which finds what moves from the first steps on.",
                     )
                 ),
             ],

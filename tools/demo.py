@@ -16,7 +16,7 @@ from typing import Any
 from tools.host.environment import REPO
 from tools.host.server import ComfyError, ComfyServer, Run
 
-WORKFLOW = REPO / "workflows" / "tiny_world_demo.json"
+WORKFLOW = REPO / "workflows" / "Try MotionCache (no download).json"
 VIDEOS = (".mp4", ".webm", ".mkv")
 TEXTS = ("report", "summary")
 

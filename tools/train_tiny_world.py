@@ -22,8 +22,8 @@ VAE_WHOLE = "vae_whole.safetensors"  # with Wan's statistics, its decoder not ye
 TRANSFORMER_FILE = "diffusion_models/tiny_world_skyreels_v2_df.safetensors"
 
 
-def main() -> None:
-    """Parse the command line and run."""
+def main() -> int:
+    """Parse the command line and run; 1 if the models were evaluated and are not good enough."""
     args = _parser().parse_args()
     logging.basicConfig(level=logging.INFO, format=parallel.LOG_FORMAT, stream=sys.stdout)
     args.work.mkdir(parents=True, exist_ok=True)
@@ -35,8 +35,7 @@ def main() -> None:
         _train_transformer(args)
     if args.what in ("all", "prompts"):
         _write_prompts(args)
-    if args.what == "evaluate":
-        _evaluate(args)
+    return 0 if args.what != "evaluate" or _evaluate(args) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,9 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=2, help="processes, one core each")
     parser.add_argument("--vae-steps", type=int, default=700)
     parser.add_argument("--polish-steps", type=int, default=500, help="steps of the decoder alone")
-    parser.add_argument("--steps", type=int, default=1600, help="steps of the transformer")
+    parser.add_argument("--steps", type=int, default=2600, help="steps of the transformer")
+    parser.add_argument("--short", type=float, default=0.4, help="share of its steps with three chunks instead of five")
+    parser.add_argument("--begin-with", type=Path, help="a finished transformer whose training goes on")
     parser.add_argument("--batch", type=int, default=3, help="clips a step of the transformer, of every worker")
-    parser.add_argument("--clips", type=int, default=8, help="training clips of every scene")
+    parser.add_argument("--clips", type=int, default=4, help="training clips of a scene with one sprite")
     parser.add_argument("--prompts", type=int, default=20, help="evaluate: how many prompts")
     parser.add_argument("--seeds", type=int, default=2, help="evaluate: seeds for each prompt")
     parser.add_argument("--sampling-steps", type=int, default=20)
@@ -60,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--ar-step", type=int, default=0)
     parser.add_argument(
-        "--which", choices=("trained", "held-out", "both"), default="both", help="evaluate: which prompts"
+        "--which", choices=("trained", "held-out", "both"), default="held-out", help="evaluate: which prompts"
     )
     parser.add_argument("--sheet", type=Path, help="evaluate: the contact sheet, else WORK/contact_sheet.png")
     return parser
@@ -88,7 +89,7 @@ def _polish(args: argparse.Namespace) -> None:
 def _train_transformer(args: argparse.Namespace) -> None:
     from tools.tinyworld import forcing
 
-    recipe = forcing.Recipe(steps=args.steps, batch=args.batch)
+    recipe = forcing.Recipe(steps=args.steps, batch=args.batch, short=args.short)
     parallel.run(
         args.workers,
         forcing.train,
@@ -98,6 +99,7 @@ def _train_transformer(args: argparse.Namespace) -> None:
         args.out / TRANSFORMER_FILE,
         args.out / VAE_FILE,
         args.clips,
+        args.begin_with,
     )
 
 
@@ -107,15 +109,16 @@ def _write_prompts(args: argparse.Namespace) -> None:
     prompts.write_all(args.out / "prompts")
 
 
-def _evaluate(args: argparse.Namespace) -> None:
+def _evaluate(args: argparse.Namespace) -> bool:
     from tools.tinyworld import evaluate
 
-    evaluate.run(
+    totals = evaluate.run(
         args.out / VAE_FILE, args.out / TRANSFORMER_FILE, args.sheet or args.work / "contact_sheet.png",
         prompts=args.prompts, seeds=args.seeds, which=args.which, workers=args.workers, work=args.work,
         settings=dict(steps=args.sampling_steps, shift=args.shift, guidance=args.guidance, ar_step=args.ar_step),
     )  # fmt: skip
+    return evaluate.holds(totals)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -25,6 +25,8 @@ NODE_IDS = {
     "MotionCacheSavePrompt",
     "MotionCacheLoadPrompt",
     "MotionCacheDecisionMask",
+    "MotionCacheCompareVideos",
+    "MotionCacheSweep",
     "MotionCacheLoadMagi1",
     "MotionCacheLoadMagi1VAE",
     "MotionCacheMagi1TextEncode",

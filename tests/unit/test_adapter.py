@@ -16,6 +16,7 @@ from motioncache_core.models.skyreels_v2.adapter import BranchRow, NetworkRun, S
 from motioncache_core.models.skyreels_v2.levels import Levels
 from motioncache_core.models.skyreels_v2.plan import SamplingSettings, build_plan
 from motioncache_core.models.skyreels_v2.policy import SkyReelsV2Policy
+from motioncache_core.models.skyreels_v2.tokens import unpatchify
 from motioncache_core.plan import Call
 
 ROLE, OTHER = ("positive", 0, 0), ("negative", 0, 0)
@@ -233,6 +234,22 @@ def test_only_chosen_tokens_write_keys_and_values_and_renew_their_residual(forwa
 def tokens_of(output: Tensor) -> Tensor:
     """``[1, 16, 2, 4, 6]`` -> ``[12, values of a patch]``."""
     return output[0].unflatten(2, (2, 2)).unflatten(4, (3, 2)).permute(1, 2, 4, 0, 3, 5).flatten(3).flatten(0, 2)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (3, 5)], ids=str)
+def test_motion_is_seen_on_the_clean_prediction_if_asked(forward, size: tuple[int, int]):
+    run = run_of(cache=dataclasses.replace(DECIDE_AS_TOLD, motion_source="clean prediction"))
+    seen = []
+    run.policy.observe = lambda decision, patches, frames: seen.append((decision.role, patches, frames))
+    rows = (BranchRow(ROLE, "p"), BranchRow(("negative", 0, 0), "n"))
+    call = chunk_calls(vanilla_call())[0]
+    x = random(2, 16, 2, *size, seed=3)
+    velocity = forward(call, x, run, rows)
+    for number, (role, patches, frames) in enumerate(seen):
+        clean = unpatchify(patches[None], (2, 2, 3), (1, 2, 2))[0, ..., : size[0], : size[1]]
+        torch.testing.assert_close(clean, (x - call.parts[0].sigma * velocity)[number], atol=1e-5, rtol=1e-5)
+        assert (role, frames) == (rows[number].role, 2)
+    assert len(seen) == 2
 
 
 @every_mask

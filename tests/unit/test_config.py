@@ -27,6 +27,7 @@ def test_the_first_preset_holds_the_published_values():
         "distance": "time embedding",
         "distance_coefficients": None,
         "distance_table": None,
+        "motion_source": "published",
         "weight_norm": "min-max",
         "vote": 0.5,
         "min_update_ratio": 0.4,

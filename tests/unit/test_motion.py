@@ -27,6 +27,16 @@ def test_change_is_relative_to_the_size_of_the_frame_before():
     torch.testing.assert_close(frame_difference(frames, previous), expected)
 
 
+def test_the_papers_change_is_not_divided():
+    frames = frames_of([1.0, 2.0], [2.0, 5.0])
+    found = frame_difference(frames, torch.tensor([[[2.0], [1.0]]]), relative=False)
+    torch.testing.assert_close(found, torch.tensor([[1.0, 1.0], [1.0, 3.0]]))
+    # a small value that moves little against a large one: relative motion ranks them the other way round
+    frames = frames_of([0.1, 10.0], [0.3, 12.0])
+    ranked = [weights(frames, first_of_video=True, relative=relative)[1].argmax().item() for relative in (True, False)]
+    assert ranked == [0, 1]
+
+
 def test_change_is_averaged_over_samples_and_channels_before_the_division():
     first = torch.tensor([[[1.0, 3.0]], [[2.0, 2.0]]])
     second = torch.tensor([[[2.0, 3.0]], [[2.0, 5.0]]])

@@ -57,6 +57,8 @@ def test_totals_of_a_run_that_reuses():
     assert found["computed_fraction"] == 106 / 168
     assert found["branch_steps"] == {"full": 5, "partial": 1, "reused": 2}
     assert (found["smallest_distance"], found["largest_distance"]) == (0.05, 0.2)
+    assert found["distance_of_a_chunk"] == pytest.approx((0.2 + 0.05) / 2)  # the median of two chunks' sums
+    assert "add up to a distance of 0.125" in report.text()
     assert found["model_calls"] == 4 and found["seconds"] == 2.0
     assert found["nothing_reused_because"] is None
     done = [(30, 30, 30)] * 2 + [(10, 30, 30), (0, 30, 0)] + [(12, 12, 42)] * 2 + [(12, 12, 42), (0, 12, 0)]

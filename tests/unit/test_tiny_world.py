@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ def test_tracker_finds_the_truth(scene: tiny.Scene) -> None:
     assert np.abs(found.centres - clip.centres[0]).max() < 1.0
     assert found.direction_right and found.colour_right
     assert found.angle_error < 1.0
+    assert abs(found.speed - 1) < 0.05
     assert 0.9 < found.area < 1.1
     assert found.background_psnr > 60
 
@@ -48,11 +50,44 @@ def test_sprites_stay_in_the_picture_and_travel() -> None:
         np.testing.assert_allclose(way, np.broadcast_to(np.array([dx, dy]) * 0.56 * 96, way.shape), atol=1e-3)
 
 
+def test_a_slow_sprite_goes_half_the_way_and_a_still_one_has_no_speed() -> None:
+    slow = tiny.Scene("misty field", (tiny.Sprite("blue", "ball", "left", "slow"),))
+    centres = tiny.render(slow, 1).centres[0]
+    np.testing.assert_allclose(centres[-1] - centres[0], (-0.28 * 96, 0), atol=1e-3)
+    assert slow.text == "a blue ball moves slowly left over a misty field"
+    assert (
+        tiny.measure(
+            tiny.render(slow, 1).frames, tiny.Scene("misty field", (tiny.Sprite("blue", "ball", "left"),))
+        ).speed
+        < 0.6
+    )
+    with pytest.raises(ValueError, match="speed 'slow' of a sprite that stays still"):
+        tiny.Sprite("red", "ball", "none", "slow")
+
+
+def test_two_sprites_have_lanes_of_their_own() -> None:
+    for scene in tiny.pairs()[::37]:
+        clip = tiny.render(scene, 4)
+        assert not (clip.coverage[0] * clip.coverage[1]).any()
+        assert clip.centres.min() > 0.1 * 96 and clip.centres.max() < 0.9 * 96
+        found = tiny.measure(clip.frames, scene)
+        assert found.direction_right and found.colour_right and found.background_psnr > 60
+        assert np.abs(found.centres - clip.centres).max() < 1.0
+        first, second = scene.sprites
+        if first.motion != second.motion:
+            swapped = (
+                replace(first, motion=second.motion, speed=second.speed),
+                replace(second, motion=first.motion, speed=first.speed),
+            )
+            assert not tiny.measure(clip.frames, tiny.Scene(scene.background, swapped)).direction_right
+
+
 def test_background_outside_the_coverage_is_untouched() -> None:
     clip = tiny.render(tiny.Scene("checkered floor", (tiny.Sprite("red"), tiny.Sprite("blue", "box", "up"))), 2)
-    still = np.broadcast_to(clip.background, clip.frames.shape)[clip.coverage == 0]
-    np.testing.assert_array_equal(clip.frames[clip.coverage == 0], still)
-    assert clip.centres.shape == (2, 57, 2)
+    free = ~clip.coverage.any(0)
+    np.testing.assert_array_equal(clip.frames[free], np.broadcast_to(clip.background, clip.frames.shape)[free])
+    assert clip.centres.shape == (2, 97, 2)
+    assert (clip.coverage.sum(0) <= 1 + 1e-6).all()  # of a hidden place only the sprite in front counts
 
 
 @pytest.mark.parametrize(
@@ -104,13 +139,28 @@ def test_prompts_differ_only_in_the_words_that_differ() -> None:
     assert (a != empty).any(-1).sum() == 7
     both = tiny.Scene("striped wall", (*SCENE.sprites, tiny.Sprite("blue", "box", "up")))
     assert (prompts.embed(both) != a).any(-1).sum() == 3
+    slow = prompts.embed(tiny.Scene("striped wall", (tiny.Sprite("red", "ball", "right", "slow"),)))
+    assert (slow != a).any(-1).sum() == 1
+    assert 0.6 < torch.cosine_similarity(slow[0, 4], a[0, 4], 0) < 0.8  # the same motion, in part
 
 
 def test_a_motion_of_every_background_and_colour_is_held_out() -> None:
     held = [s for s in dataset.known_scenes() if dataset.held_out(s)]
-    assert len(held) == 9
     assert len({(s.background, s.sprites[0].colour) for s in held}) == 9
-    assert len({s.sprites[0].motion for s in held}) == 5
+    assert len({(s.background, s.sprites[0].colour, s.sprites[0].motion) for s in held}) == 9
+    assert {s.sprites[0].motion for s in held} == set(tiny.MOTIONS)
+    assert len(held) == 16  # seven of the motions at two speeds
+
+
+def test_no_training_clip_shows_what_is_held_out() -> None:
+    trained = dataset.training_scenes(2)
+    held = {
+        (s.background, p.colour, p.motion) for s in dataset.known_scenes() if dataset.held_out(s) for p in s.sprites
+    }
+    shown = {(s.background, p.colour, p.motion) for s in trained for p in s.sprites}
+    assert not held & shown
+    assert sum(len(s.sprites) == 2 for s in trained) == len(trained) / 2
+    assert len(shown) == 36
 
 
 def test_noise_levels_reach_what_sampling_needs() -> None:

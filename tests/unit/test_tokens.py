@@ -1,4 +1,4 @@
-"""Rotary positions: complex and real arithmetic agree, and a rotation is a rotation."""
+"""Patches, and rotary positions: complex and real arithmetic agree, and a rotation is a rotation."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ import torch
 from motioncache_core.models.skyreels_v2 import tokens
 
 HEADS, PAIRS, TOKENS = 3, 4, 5
+
+
+def test_patches_and_latents_are_each_others_inverse():
+    latents = torch.randn(2, 16, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+    patches = tokens.patchify(latents, (1, 2, 2))
+    assert patches.shape == (2, 3 * 2 * 3, 4 * 16)
+    assert torch.equal(patches[1, 7, :16], latents[1, :, 1, 0, 2])  # frame 1, first row, second column
+    assert torch.equal(tokens.unpatchify(patches, (3, 2, 3), (1, 2, 2)), latents)
 
 
 def table(angles: torch.Tensor) -> torch.Tensor:

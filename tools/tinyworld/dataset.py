@@ -15,21 +15,36 @@ from . import vae as vae_module
 from .host import wan_statistics
 from .parallel import barrier, workers
 from .prompts import embed
-from .world import BACKGROUNDS, COLOURS, MOTIONS, Scene, render, scenes
+from .world import BACKGROUNDS, COLOURS, MOTIONS, Scene, pairs, render, scenes
 
 log = logging.getLogger("tiny_world")
 
 
 def known_scenes() -> list[Scene]:
-    """The scenes the demo model is made for: one ball; all backgrounds, colours and motions (45)."""
+    """The scenes with one sprite that the demo model is made for: all backgrounds, colours, motions and speeds (81)."""
     return scenes(shapes=("ball",))
 
 
+def known_pairs() -> list[Scene]:
+    """The scenes with two sprites that it is made for, in an order that mixes them."""
+    every = pairs()
+    return [every[i] for i in np.random.default_rng(11).permutation(len(every))]
+
+
 def held_out(scene: Scene) -> bool:
-    """True for the scenes that are never trained: one motion of every pair of background and colour (9 of 45)."""
-    sprite = scene.sprites[0]
-    b, c = BACKGROUNDS.index(scene.background), list(COLOURS).index(sprite.colour)
-    return (b + 2 * c + list(MOTIONS).index(sprite.motion)) % len(MOTIONS) == 0
+    """True for the scenes that are never trained: one motion, at any speed, of every pair of background and colour.
+
+    A scene with two sprites is held out if one of them makes it so.
+    """
+    b, motions, colours = BACKGROUNDS.index(scene.background), list(MOTIONS), list(COLOURS)
+    return any((b + 2 * colours.index(s.colour) + motions.index(s.motion)) % len(motions) == 0 for s in scene.sprites)
+
+
+def training_scenes(clips_per_scene: int) -> list[Scene]:
+    """The scene of every training clip: each trained scene with one sprite so often, and as many with two."""
+    alone = [s for s in known_scenes() if not held_out(s)] * clips_per_scene
+    two = [s for s in known_pairs() if not held_out(s)]
+    return alone + [two[i % len(two)] for i in range(len(alone))]
 
 
 def to_video(frames: np.ndarray) -> torch.Tensor:
@@ -72,26 +87,28 @@ class Dataset:
 @torch.no_grad()
 def load_or_encode(rank: int, work: Path, vae_path: Path, clips_per_scene: int, seed: int) -> Dataset:
     """The training clips, rendered and encoded once and kept in `work`; every process encodes its share of them."""
-    trained = [s for s in known_scenes() if not held_out(s)]
+    jobs = training_scenes(clips_per_scene)
+    distinct = list(dict.fromkeys(jobs))
+    number = {scene: i for i, scene in enumerate(distinct)}
     share = work / f"latents_{rank}_of_{workers()}.safetensors"
     if not share.exists():
         model = load_vae(vae_path)
         mean, std = (s.view(1, 16, 1, 1, 1) for s in wan_statistics())
         latents, places, index = [], [], []
         began = time.monotonic()
-        jobs = list(range(clips_per_scene * len(trained)))[rank :: workers()]
-        for done, job in enumerate(jobs, 1):
-            clip = render(trained[job % len(trained)], seed * 1_000_003 + job)
+        mine = list(range(len(jobs)))[rank :: workers()]
+        for done, job in enumerate(mine, 1):
+            clip = render(jobs[job], seed * 1_000_003 + job)
             latents.append(((vae_module.encode(model, to_video(clip.frames)) - mean) / std)[0].half())
-            places.append(pool_coverage(torch.from_numpy(clip.coverage)).half())
-            index.append(job % len(trained))
+            places.append(pool_coverage(torch.from_numpy(clip.coverage.max(0))).half())
+            index.append(number[jobs[job]])
             if done % 40 == 0 and rank == 0:
-                log.info("latents: %d of %d clips, %.0f s", done, len(jobs), time.monotonic() - began)
+                log.info("latents: %d of %d clips, %.0f s", done, len(mine), time.monotonic() - began)
         save_file({"latents": torch.stack(latents), "places": torch.stack(places), "scene": torch.tensor(index)}, share)
     barrier()
-    parts = [load_file(p) for p in sorted(work.glob("latents_*.safetensors"))]
+    parts = [load_file(p) for p in sorted(work.glob(f"latents_*_of_{workers()}.safetensors"))]
     latents, places, scene = (torch.cat([p[k] for p in parts]) for k in ("latents", "places", "scene"))
-    contexts = torch.cat([embed(s) for s in trained])
+    contexts = torch.cat([embed(s) for s in distinct])
     return Dataset(latents.float(), places.float(), scene, contexts, embed(None)[0])
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from .dataset import Dataset, load_or_encode
 from .host import import_comfyui
@@ -18,7 +18,8 @@ from .transformer import TinySkyReels, initialise
 
 log = logging.getLogger("tiny_world")
 
-CHUNKS = (5, 5, 5)
+CHUNKS = (5,) * 5
+SHORT_CHUNKS = CHUNKS[:3]
 HISTORY_NOISE = 20
 TRAIN_SHIFT = 5.0
 
@@ -29,6 +30,7 @@ class Recipe:
 
     Args:
         steps: optimiser steps.
+        short: share of the steps, at the beginning, that see the first three chunks of a clip only; they cost half.
         batch: clips in a step, of every worker.
         rate: learning rate of the matrices inside the blocks (orthogonalised momentum) and, times `adam_share`, of all
             the rest (AdamW).
@@ -40,7 +42,8 @@ class Recipe:
         ema: decay of the averaged weights, which are the ones that are kept.
     """
 
-    steps: int = 1600
+    steps: int = 2600
+    short: float = 0.4
     batch: int = 3
     rate: float = 5e-3
     adam_share: float = 0.3
@@ -82,19 +85,21 @@ def shifted(u: torch.Tensor, shift: float) -> torch.Tensor:
     return shift * u / (1 + (shift - 1) * u)
 
 
-def loss_on(model: TinySkyReels, data: Dataset, recipe: Recipe, generator: torch.Generator) -> torch.Tensor:
-    """Weighted mean square error of the velocity on one random batch."""
+def loss_on(
+    model: TinySkyReels, data: Dataset, recipe: Recipe, chunks: tuple[int, ...], generator: torch.Generator
+) -> torch.Tensor:
+    """Weighted mean square error of the velocity on one random batch of the first `chunks` of clips."""
     pick = torch.randint(len(data.latents), (recipe.batch,), generator=generator)
-    clean, places = data.latents[pick], data.places[pick]
+    clean, places = data.latents[pick, :, : sum(chunks)], data.places[pick, : sum(chunks)]
     context = data.contexts[data.scene[pick]].clone()
     context[torch.rand(recipe.batch, generator=generator) < recipe.drop] = data.empty
     fps = (torch.rand(recipe.batch, generator=generator) < 0.85).long()
-    repeats = torch.tensor(CHUNKS)
-    sigma = noise_levels(recipe.batch, len(CHUNKS), generator).repeat_interleave(repeats, 1)
+    repeats = torch.tensor(chunks)
+    sigma = noise_levels(recipe.batch, len(chunks), generator).repeat_interleave(repeats, 1)
     noise = torch.randn(clean.shape, generator=generator)
     spread = sigma[:, None, :, None, None]
     noisy = (1 - spread) * clean + spread * noise
-    velocity = model(noisy, sigma * 1000, context, fps, CHUNKS)
+    velocity = model(noisy, sigma * 1000, context, fps, chunks)
     error = (velocity - (noise - clean)).square().mean(1)
     weight = 1 + (recipe.sprite_weight - 1) * places
     weight[:, 0] *= recipe.first_weight
@@ -112,7 +117,7 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 
 def train(
     rank: int, recipe: Recipe, work: Path, seed: int, out: Path, vae_path: Path, clips_per_scene: int,
-    export_every: float = 600.0,
+    begin_with: Path | None = None, export_every: float = 600.0,
 ) -> None:  # fmt: skip
     """Train and export the averaged weights to `out`, also every `export_every` seconds on the way.
 
@@ -120,12 +125,17 @@ def train(
 
     Args:
         rank: number of this process, see `parallel.run`.
-        vae_path: the finished autoencoder; `clips_per_scene` clips of every trained scene are encoded with it, once.
+        vae_path: the finished autoencoder; the training clips are encoded with it, once.
+        clips_per_scene: see `training_scenes`.
+        begin_with: an exported transformer to begin with, else new weights.
     """
     import_comfyui()
     data = load_or_encode(rank, work, vae_path, clips_per_scene, seed)
     model = TinySkyReels()
-    initialise(model, seed)
+    if begin_with is None:
+        initialise(model, seed)
+    else:
+        model.load_official(load_file(begin_with))
     inside = [p for n, p in model.named_parameters() if "blocks." in n and p.ndim == 2]
     known = {id(p) for p in inside}
     rest = [p for p in model.parameters() if id(p) not in known]
@@ -157,7 +167,8 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = rate * share
             optimiser.zero_grad(set_to_none=True)
-        loss = loss_on(model, data, recipe, generator)
+        chunks = SHORT_CHUNKS if step < recipe.short * recipe.steps else CHUNKS
+        loss = loss_on(model, data, recipe, chunks, generator)
         loss.backward()
         average_gradients(model.parameters())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -1,12 +1,13 @@
 """Prompt embeddings of the world: fixed random vectors for its words, in the saved-prompt format.
 
-No text encoder is involved. A prompt is eight tokens of width 4096, each looked up by what it says; the same words give
-the same vectors on every machine, since they come from a hash of the word and numpy's generator.
+No text encoder is involved. A prompt is eight tokens of width 4096, each the sum of the vectors of what it says; the
+same words give the same vectors on every machine, since they come from a hash of the word and numpy's generator.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 
 import numpy as np
@@ -31,29 +32,33 @@ SHIPPED = tuple(
 )
 
 
-def words(scene: Scene | None) -> list[str]:
-    """The eight words of a scene with one or two sprites; None is the empty prompt."""
+def words(scene: Scene | None) -> list[tuple[str, ...]]:
+    """The words of each of the eight tokens of a scene with one or two sprites; None is the empty prompt."""
     if scene is None:
-        return ["start"] + [f"empty {slot}" for slot in range(1, TOKENS)]
+        return [("start",)] + [(f"empty {slot}",) for slot in range(1, TOKENS)]
     if not 1 <= len(scene.sprites) <= 2:
         raise ValueError(f"{len(scene.sprites)} sprites in the scene; a prompt can name 1 or 2")
-    out = ["start", f"background {scene.background}"]
+    out: list[tuple[str, ...]] = [("start",), (f"background {scene.background}",)]
     for i in range(2):
         if i < len(scene.sprites):
             sprite = scene.sprites[i]
-            out += [f"{i} colour {sprite.colour}", f"{i} shape {sprite.shape}", f"{i} motion {sprite.motion}"]
+            slowly = (f"{i} slowly",) if sprite.speed == "slow" else ()
+            motion = (f"{i} motion {sprite.motion}", *slowly)
+            out += [(f"{i} colour {sprite.colour}",), (f"{i} shape {sprite.shape}",), motion]
         else:
-            out += [f"{i} absent {slot}" for slot in range(3)]
+            out += [(f"{i} absent {slot}",) for slot in range(3)]
     return out
 
 
 def embed(scene: Scene | None) -> torch.Tensor:
     """The embedding of a scene, or of the empty prompt: float32 [1, 8, 4096], every vector about unit variance."""
-    rows = []
-    for word in words(scene):
-        seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
-        rows.append(np.random.default_rng(seed).standard_normal(WIDTH))
+    rows = [np.sum([_vector(word) for word in token], 0) / math.sqrt(len(token)) for token in words(scene)]
     return torch.from_numpy(np.stack(rows)[None]).half().float()
+
+
+def _vector(word: str) -> np.ndarray:
+    seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
+    return np.random.default_rng(seed).standard_normal(WIDTH)
 
 
 def save(scene: Scene | None, path: Path) -> None:

@@ -1,7 +1,7 @@
-"""A procedural world of still textured backgrounds and large moving sprites.
+"""A procedural world of still textured backgrounds and one or two large sprites that move or stay.
 
-Every clip follows from a scene and a seed, so the truth behind it is known: the background without its sprites, the
-sprite's centre in every frame, its colour and its direction. A trained model is judged against that truth by `track`
+Every clip follows from a scene and a seed, so the truth behind it is known: the background without its sprites, each
+sprite's centre in every frame, its colour, direction and speed. A trained model is judged against that truth by `track`
 and `measure`. Needs numpy only; pictures are float32 in 0..1, frames are [F, H, W, 3], places are (x, y) in pixels.
 """
 
@@ -29,29 +29,41 @@ MOTIONS: dict[str, tuple[int, int]] = {
     "down": (0, 1),
     "none": (0, 0),
 }
-_MOTION_TEXT = {"none": "stays still"} | {m: f"moves {m}" for m in ("right", "left", "up", "down")}
+SPEEDS: dict[str, float] = {"normal": 1.0, "slow": 0.5}
+"""Share of the world's `travel` that a moving sprite covers in a clip."""
 
 
 @dataclass(frozen=True)
 class Sprite:
-    """One thing in a scene: a colour, a shape and a motion by name."""
+    """One thing in a scene: a colour, a shape, a motion and its speed by name; what stays still has the normal one."""
 
     colour: str
     shape: str = "ball"
     motion: str = "right"
+    speed: str = "normal"
 
     def __post_init__(self) -> None:
         for name, value, legal in (
             ("colour", self.colour, COLOURS),
             ("shape", self.shape, SHAPES),
             ("motion", self.motion, MOTIONS),
+            ("speed", self.speed, SPEEDS),
         ):
             if value not in legal:
                 raise ValueError(f"{name} {value!r} is not in this world; it has {', '.join(legal)}")
+        if self.motion == "none" and self.speed != "normal":
+            raise ValueError(f"speed {self.speed!r} of a sprite that stays still; it has only 'normal'")
 
     @property
     def text(self) -> str:
-        return f"a {self.colour} {self.shape} {_MOTION_TEXT[self.motion]}"
+        slowly = "slowly " if self.speed == "slow" else ""
+        doing = "stays still" if self.motion == "none" else f"moves {slowly}{self.motion}"
+        return f"a {self.colour} {self.shape} {doing}"
+
+    @property
+    def velocity(self) -> np.ndarray:
+        """Way over a clip in shares of the world's `travel`, (x, y)."""
+        return np.array(MOTIONS[self.motion], np.float64) * SPEEDS[self.speed]
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,8 @@ class Scene:
     @property
     def name(self) -> str:
         """A file name for the scene, such as 'red_ball_right_striped_wall'."""
-        parts = [f"{s.colour}_{s.shape}_{s.motion}" for s in self.sprites]
+        slow = {"slow": "slow_"}
+        parts = [f"{s.colour}_{s.shape}_{slow.get(s.speed, '')}{s.motion}" for s in self.sprites]
         return "_".join([*parts, self.background]).replace(" ", "_")
 
 
@@ -85,12 +98,13 @@ class World:
         size: height and width in pixels, a multiple of 16.
         frames: pixel frames in a clip; 1 + 4·k, so that the video autoencoder keeps all of them.
         radius: half the extent of a sprite, as a share of `size`.
-        travel: how far a moving sprite goes over the whole clip, as a share of `size`.
-        jitter: largest offset of a sprite's path from the middle of the picture, as a share of `size`.
+        travel: how far a sprite of normal speed goes over the whole clip, as a share of `size`.
+        jitter: largest offset of a sprite's path from the middle of its lane, as a share of `size`. One sprite has the
+            whole picture; two have lanes side by side along their way, the first one the upper or the left lane.
     """
 
     size: int = 96
-    frames: int = 57
+    frames: int = 97
     radius: float = 0.19
     travel: float = 0.56
     jitter: float = 0.06
@@ -111,7 +125,7 @@ class Clip:
     Attributes:
         frames: [F, H, W, 3] pictures.
         background: [H, W, 3] the still picture behind the sprites.
-        coverage: [F, H, W] share of each pixel that any sprite covers.
+        coverage: [S, F, H, W] share of each pixel that each sprite covers.
         centres: [S, F, 2] centre of each sprite, (x, y) in pixels.
     """
 
@@ -127,9 +141,29 @@ def scenes(
     colours: Sequence[str] = tuple(COLOURS),
     shapes: Sequence[str] = SHAPES,
     motions: Sequence[str] = tuple(MOTIONS),
+    speeds: Sequence[str] = tuple(SPEEDS),
 ) -> list[Scene]:
     """All scenes with one sprite, in a fixed order."""
-    return [Scene(b, (Sprite(c, s, m),)) for b, c, s, m in itertools.product(backgrounds, colours, shapes, motions)]
+    every = itertools.product(backgrounds, colours, shapes, motions, speeds)
+    return [Scene(b, (Sprite(c, s, m, v),)) for b, c, s, m, v in every if m != "none" or v == "normal"]
+
+
+def pairs(
+    backgrounds: Sequence[str] = BACKGROUNDS, colours: Sequence[str] = tuple(COLOURS), shape: str = "ball"
+) -> list[Scene]:
+    """All scenes with two sprites of different colours that move along one axis, or one of which stays still."""
+    alone = [s.sprites[0] for s in scenes(("striped wall",), colours, (shape,))]
+    return [
+        Scene(b, (first, second))
+        for b, first, second in itertools.product(backgrounds, alone, alone)
+        if first.colour != second.colour and _along(first, second) is not None
+    ]
+
+
+def _along(*sprites: Sprite) -> int | None:
+    """The one axis (0 = x, 1 = y) along which these sprites move; None if they stay or differ."""
+    axes = {int(np.flatnonzero(s.velocity)[0]) for s in sprites if s.velocity.any()}
+    return axes.pop() if len(axes) == 1 else None
 
 
 @lru_cache(maxsize=16)
@@ -165,20 +199,30 @@ def render(scene: Scene, seed: int, world: World | None = None) -> Clip:
     n, size = world.frames, world.size
     back = background(scene.background, size)
     frames = np.repeat(back[None], n, 0)
-    coverage = np.zeros((n, size, size), np.float32)
+    coverage = np.zeros((len(scene.sprites), n, size, size), np.float32)
     along = np.linspace(-0.5, 0.5, n)[:, None] * world.travel
+    middles = _lanes(scene.sprites)
     centres = []
-    for sprite in scene.sprites:
+    for i, sprite in enumerate(scene.sprites):
         offset = rng.uniform(-world.jitter, world.jitter, 2)
-        direction = np.array(MOTIONS[sprite.motion], np.float64)
-        offset *= np.where(direction != 0, 0.35, 1.0)  # less along the way, or the sprite would leave the picture
-        path = (0.5 + offset + along * direction) * size
+        offset *= np.where(sprite.velocity != 0, 0.35, 1.0)  # less along the way, or the sprite would leave the picture
+        path = (middles[i] + offset + along * sprite.velocity) * size
         centres.append(path)
         for f in range(n):
             paint, alpha = _draw(sprite, path[f], world.radius * size, size)
             frames[f] = frames[f] * (1 - alpha[..., None]) + paint * alpha[..., None]
-            coverage[f] = np.maximum(coverage[f], alpha)
+            coverage[:i, f] *= 1 - alpha  # hidden by the later sprite
+            coverage[i, f] = alpha
     return Clip(scene, frames, back, coverage, np.stack(centres).astype(np.float32))
+
+
+def _lanes(sprites: Sequence[Sprite]) -> np.ndarray:
+    """Middle of every sprite's path, [S, 2] in shares of the picture."""
+    middles = np.full((len(sprites), 2), 0.5)
+    axis = _along(*sprites)
+    if len(sprites) == 2 and axis is not None:
+        middles[:, 1 - axis] += (-LANE, LANE)
+    return middles
 
 
 def track(frames: np.ndarray, colour: str) -> np.ndarray:
@@ -212,18 +256,21 @@ def colour_share(frames: np.ndarray, colour: str) -> np.ndarray:
 
 @dataclass
 class Measures:
-    """What a clip shows, beside what was asked.
+    """What a clip shows, beside what was asked; of two sprites the worse.
 
     Attributes:
         angle_error: degrees between the asked and the tracked direction; for a still sprite 0 or 180, by whether it
             drifted more than a quarter of a moving sprite's way.
-        colour_right: the asked colour covers more than any other, and at least a third of a sprite's area.
+        speed: tracked way over the asked one; 1 for a still sprite. Of two sprites the one that is farther off.
+        colour_right: the asked colours, and no other, cover at least a third of a sprite's area each.
         area: area of the asked colour, as a share of a sprite's true area, mean over frames.
-        background_psnr: dB over the pixels that no sprite of any colour covers, against the true background.
+        background_psnr: dB over the pixels that no sprite covers, against the true background.
         path_error: root mean square distance of the tracked centre to the straight line fitted to it, in pixels.
+        centres: [S, F, 2] tracked centre of each sprite, NaN where it was not seen.
     """
 
     angle_error: float
+    speed: float
     colour_right: bool
     area: float
     background_psnr: float
@@ -237,45 +284,75 @@ class Measures:
 
 
 def measure(frames: np.ndarray, scene: Scene, world: World | None = None) -> Measures:
-    """Judge a generated clip [F, H, W, 3] of a scene with one sprite against the world's truth."""
+    """Judge a generated clip [F, H, W, 3] of a scene whose sprites differ in colour against the world's truth."""
     world = world or World()
-    if len(scene.sprites) != 1:
-        raise ValueError(f"{len(scene.sprites)} sprites in the scene; a clip can be measured for exactly 1")
-    sprite = scene.sprites[0]
+    colours = [s.colour for s in scene.sprites]
+    if not colours or len(set(colours)) < len(colours):
+        raise ValueError(f"sprites of colours {', '.join(colours) or 'none'}; a clip needs 1 or more, all different")
     frames = np.asarray(frames, np.float32)
     size = frames.shape[1]
-    true_area = (math.pi if sprite.shape == "ball" else 4 * _BOX_SIDE**2) * (world.radius * size) ** 2
-    areas = {c: float(colour_share(frames, c).sum((1, 2)).mean()) / true_area for c in COLOURS}
-    colour_right = areas[sprite.colour] == max(areas.values()) and areas[sprite.colour] > 1 / 3
-
-    centres = track(frames, sprite.colour)
-    seen = np.isfinite(centres[:, 0])
-    angle_error, path_error = 180.0, float("inf")
-    if seen.sum() >= max(3, frames.shape[0] // 3):
-        times = np.flatnonzero(seen)
-        basis = np.stack([times, np.ones_like(times)], 1).astype(np.float64)
-        fit = np.linalg.lstsq(basis, centres[seen], rcond=None)[0]
-        path_error = float(np.sqrt(((basis @ fit - centres[seen]) ** 2).sum(1).mean()))
-        way = fit[0] * (frames.shape[0] - 1)
-        moves = float(np.linalg.norm(way)) > 0.25 * world.travel * size
-        asked = np.array(MOTIONS[sprite.motion], np.float64)
-        if sprite.motion == "none":
-            angle_error = 180.0 if moves else 0.0
-        elif moves:
-            cosine = float(way @ asked / np.linalg.norm(way))
-            angle_error = math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
-
-    covered = np.zeros(frames.shape[:3], bool)
-    for f in range(frames.shape[0]):
-        if seen[f]:  # the sprite's own disc, with a border for its soft edge
-            y, x = np.mgrid[0:size, 0:size]
-            reach = 1.35 * world.radius * size
-            covered[f] = (x - centres[f, 0]) ** 2 + (y - centres[f, 1]) ** 2 < reach**2
-    error = (frames - background(scene.background, size)[None]) ** 2
-    free = error[~covered]
+    areas = {c: float(colour_share(frames, c).sum((1, 2)).mean()) / (world.radius * size) ** 2 for c in COLOURS}
+    shares = [areas[s.colour] / (math.pi if s.shape == "ball" else 4 * _BOX_SIDE**2) for s in scene.sprites]
+    others = [areas[c] / math.pi for c in COLOURS if c not in colours]
+    centres = np.stack([track(frames, colour) for colour in colours])
+    ways = [_straight_way(track) for track in centres]
+    angles, speeds = zip(
+        *(_beside_asked(way, s, world.travel * size) for (way, _), s in zip(ways, scene.sprites, strict=True)),
+        strict=True,
+    )
+    covered = sprite_regions(centres, size, 1.35 * world.radius).any(0)
+    free = ((frames - background(scene.background, size)[None]) ** 2)[~covered]
     psnr = -10 * math.log10(max(float(free.mean()), 1e-10)) if free.size else 0.0
-    return Measures(angle_error, colour_right, areas[sprite.colour], psnr, path_error, centres)
+    return Measures(
+        angle_error=max(angles),
+        speed=max(speeds, key=lambda v: abs(v - 1)),
+        colour_right=min(shares) > max([1 / 3, *others]),
+        area=min(shares),
+        background_psnr=psnr,
+        path_error=max(error for _, error in ways),
+        centres=centres,
+    )
 
+
+def sprite_regions(centres: np.ndarray, size: int, reach: float) -> np.ndarray:
+    """Discs around sprites: [S, F, 2] centres -> bool [S, F, size, size], empty where a centre is NaN.
+
+    Args:
+        reach: radius of a disc, as a share of `size`; more than the sprite's takes in its soft edge.
+    """
+    y, x = np.mgrid[0:size, 0:size]
+    with np.errstate(invalid="ignore"):
+        away = (x - centres[..., 0, None, None]) ** 2 + (y - centres[..., 1, None, None]) ** 2
+        return away < (reach * size) ** 2
+
+
+def _straight_way(centres: np.ndarray) -> tuple[np.ndarray | None, float]:
+    """(way over the clip in pixels along the straight line fitted to a track [F, 2], distance to it in pixels)."""
+    times = np.flatnonzero(np.isfinite(centres[:, 0]))
+    if len(times) < max(3, len(centres) // 3):
+        return None, math.inf
+    basis = np.stack([times, np.ones_like(times)], 1).astype(np.float64)
+    fit = np.linalg.lstsq(basis, centres[times], rcond=None)[0]
+    return fit[0] * (len(centres) - 1), float(np.sqrt(((basis @ fit - centres[times]) ** 2).sum(1).mean()))
+
+
+def _beside_asked(way: np.ndarray | None, sprite: Sprite, travel: float) -> tuple[float, float]:
+    """(angle error in degrees, speed ratio) of a tracked way; what cannot be told counts as wrong."""
+    if way is None:
+        return 180.0, 0.0
+    length = float(np.linalg.norm(way))
+    moves = length > 0.25 * SPEEDS["slow"] * travel if sprite.motion != "none" else length > 0.25 * travel
+    asked = sprite.velocity * travel
+    if not asked.any():
+        return (180.0, 0.0) if moves else (0.0, 1.0)
+    if not moves:
+        return 180.0, 0.0
+    cosine = float(way @ asked) / (length * float(np.linalg.norm(asked)))
+    return math.degrees(math.acos(max(-1.0, min(1.0, cosine)))), length / float(np.linalg.norm(asked))
+
+
+LANE = 0.22
+"""Distance of a lane's middle from the picture's, as a share of its size: two balls pass without touching."""
 
 _BOX_SIDE = 0.86  # half a box's side in radii: about the area of a ball
 

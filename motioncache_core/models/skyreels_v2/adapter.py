@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from ...events import Decision, Pass
 from ...kv_cache import KVCache
+from ...loop import part_levels
 from ...plan import Call
 from .levels import Levels, PackedLevels
 from .policy import SkyReelsV2Policy, StepInputs
-from .tokens import Segment, pack_rows, pad_to_patches, rotate, unpatchify
+from .tokens import Segment, pack_rows, pad_to_patches, patchify, rotate, unpatchify
 
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """(queries [1, n, C], keys [1, m, C], values [1, m, C], heads) -> [1, n, C]."""
@@ -167,8 +168,10 @@ class SkyReelsV2Adapter:
             state = _Forward(rows, run, context, segments, spans, rotary, levels.packed(chosen, per_frame))
             packed = self._blocks(packed, state, replacements or {}, options)
         hidden = self._merge(tokens, packed[0], chosen, decisions, run)
-        self._observe(call, rows, run, hidden, decisions, grid[0])
         output = self._head(hidden, levels, levels.of_tokens(per_frame))
+        if run.policy is not None:
+            seen = _clean_patches(x, output, call, self.network.patch_size) if run.policy.wants_clean else hidden
+            self._observe(call, rows, run, seen, decisions, grid[0])
         return unpatchify(output, grid, self.network.patch_size)[..., :height, :width].to(x.dtype)
 
     def _decide(
@@ -284,23 +287,27 @@ class SkyReelsV2Adapter:
         call: Call,
         rows: Sequence[BranchRow],
         run: NetworkRun,
-        hidden: Tensor,
+        seen: Tensor,
         decisions: list[Decision | None],
         frames: int,
     ) -> None:
-        if run.policy is None:
-            return
-        for row, state, decision in zip(rows, hidden, decisions, strict=True):
+        for row, of_row, decision in zip(rows, seen, decisions, strict=True):
             if decision is not None:
-                run.policy.observe(decision, state, frames)
+                run.policy.observe(decision, of_row, frames)
             elif call.kind == "context" and not row.auxiliary:
-                run.policy.observe_context(row.role, _unit(call), state, frames)
+                run.policy.observe_context(row.role, _unit(call), of_row, frames)
 
     def _head(self, hidden: Tensor, levels: Levels, index: Tensor | None) -> Tensor:
         head = self.network.head
         modulation = head.modulation.to(device=hidden.device, dtype=hidden.dtype) + levels.embedding.unsqueeze(1)
         shift, scale = (part if index is None else part[index] for part in modulation.unbind(1))
         return head.head(torch.addcmul(shift, head.norm(hidden), 1 + scale))
+
+
+def _clean_patches(x: Tensor, velocity: Tensor, call: Call, patch: Sequence[int]) -> Tensor:
+    """``[R, L, p1*p2*p3*C]`` prediction of the clean latents, for velocities in patches of a call's padded input."""
+    patches, levels = patchify(x, patch).to(velocity.dtype), part_levels(call, velocity).view(-1, 1)
+    return patches - levels.repeat_interleave(patches.shape[1] // len(levels), dim=0) * velocity
 
 
 def _unit(call: Call) -> int:

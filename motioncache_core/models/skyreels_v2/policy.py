@@ -1,7 +1,8 @@
 """SkyReels-V2's cache policy: every branch decides for each chunk, inside the network, on the hidden residual.
 
 Distance of the time embedding (TeaCache polynomial), of a table, or of the patch embedding; motion from the hidden
-state after the last block. Source: MotionCache, arXiv 2605.01725, and its SkyReels-V2 settings.
+state after the last block, or from the branch's own prediction of the clean latents. Source: MotionCache, arXiv
+2605.01725, and its SkyReels-V2 settings.
 """
 
 from __future__ import annotations
@@ -120,8 +121,17 @@ class SkyReelsV2Policy:
         state.before = inputs if self.config.distance == "patch embedding" else replace(inputs, patches=None)
         return decision
 
-    def observe(self, decision: Decision, hidden: Tensor, frames: int) -> None:
-        """Take note of the hidden state ``[L, C]`` after the blocks, recomputed and reused tokens mixed."""
+    @property
+    def wants_clean(self) -> bool:
+        """Whether motion is seen on the prediction of the clean latents instead of the hidden state."""
+        return self.config.granularity == "token" and self.config.motion_source == "clean prediction"
+
+    def observe(self, decision: Decision, seen: Tensor, frames: int) -> None:
+        """Take note of a step's outcome, recomputed and reused tokens mixed.
+
+        Args:
+            seen: ``[L, C]`` hidden state after the blocks, or patches of the clean prediction (:attr:`wants_clean`).
+        """
         state = self.state(decision.role, decision.chunk)
         if decision.phase == "chunk" and decision.computed:
             state.updates += 1
@@ -129,7 +139,7 @@ class SkyReelsV2Policy:
         decision.updates = state.updates
         if self.config.granularity != "token":
             return
-        by_frame = hidden.view(1, frames, -1, hidden.shape[-1])
+        by_frame = seen.view(1, frames, -1, seen.shape[-1])
         next_phase = phase_of(state.steps, state.updates, self.config.warmup_steps, self._chunk_phase)
         if next_phase == "token":
             state.weights = decision.weights = motion_weights(
@@ -139,14 +149,15 @@ class SkyReelsV2Policy:
                 norm=self.config.weight_norm,
                 floor=self.config.motion_floor,
                 power=self.config.motion_power,
+                relative=not self.wants_clean,
                 quirks=self.quirks,
             )
         self._keep_last_frame(decision.role, decision.chunk, by_frame)
 
-    def observe_context(self, role: Hashable, chunk: int, hidden: Tensor, frames: int) -> None:
+    def observe_context(self, role: Hashable, chunk: int, seen: Tensor, frames: int) -> None:
         """Remember given frames, so that the first generated chunk has something to compare with."""
         if self.config.granularity == "token" and "condition_group_not_remembered" not in self.quirks:
-            self._keep_last_frame(role, chunk, hidden.view(1, frames, -1, hidden.shape[-1]))
+            self._keep_last_frame(role, chunk, seen.view(1, frames, -1, seen.shape[-1]))
 
     def _keep_last_frame(self, role: Hashable, chunk: int, by_frame: Tensor) -> None:
         self.last_frames[(role, chunk)] = by_frame[:, -1].float().clone()

@@ -44,6 +44,12 @@ def pad_to_patches(x: Tensor, patch: Sequence[int]) -> Tensor:
     return torch.nn.functional.pad(x, (0, width, 0, height, 0, frames), mode="circular")
 
 
+def patchify(latents: Tensor, patch: Sequence[int]) -> Tensor:
+    """The inverse of :func:`unpatchify`."""
+    p, q, r = patch
+    return rearrange(latents, "b c (f p) (h q) (w r) -> b (f h w) (p q r c)", p=p, q=q, r=r)
+
+
 def unpatchify(tokens: Tensor, grid: tuple[int, int, int], patch: Sequence[int]) -> Tensor:
     """``[R, L, p1*p2*p3*C]`` head outputs -> ``[R, C, F, H, W]``."""
     f, h, w = grid
