@@ -166,12 +166,15 @@ def test_the_tiny_magi1_is_measured_in_the_same_way(tmp_path: Path):
     magi1.initialise(model, 0)
     magi1.export(model.state_dict(), tmp_path / quality.MAGI1_FILE.name, 0, 0)
     world = quality_magi1.TinyMagi1World(tmp_path / quality.MAGI1_FILE.name)
-    variants = quality_magi1.variants({tables.CHUNK: (0.2,), tables.TOKEN: (0.2, 0.0)})
+    series = (tables.CHUNK, tables.TOKEN, tables.CHUNK_STRETCHED, tables.TOKEN_STRETCHED)
+    variants = quality_magi1.variants({**dict.fromkeys(series, (0.2,)), tables.TOKEN: (0.2, 0.0)})
     job = quality_runs.Job(quality_runs.prompts(1)[0], 0, steps=8, ar_step=0, perceptual=False)
     rows = json.loads(json.dumps(quality_runs.clip_rows(world, job, variants)))
     by_name = {name: own[0] for name, own in tables.by_variant(rows).items()}
     assert by_name["chunk-wise, clean refresh"]["vanilla"]["psnr still"] > 60
     assert by_name[f"{tables.TOKEN}, 0"]["own"]["psnr still"] == 100
-    for series in (tables.CHUNK, tables.TOKEN):
-        assert by_name[f"{series}, 0.2"]["computed_fraction"] < 1
-        assert by_name[f"{series}, 0.2"]["flops_of_vanilla"] < 1
+    for name in series:
+        assert by_name[f"{name}, 0.2"]["computed_fraction"] < 1
+        assert by_name[f"{name}, 0.2"]["flops_of_vanilla"] < 1
+    for stretched, as_it_was in ((series[2], series[0]), (series[3], series[1])):
+        assert by_name[f"{stretched}, 0.2"]["own"] != by_name[f"{as_it_was}, 0.2"]["own"]

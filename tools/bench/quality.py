@@ -7,8 +7,8 @@ MotionCache (token-level, on chunk-wise), each at several thresholds. Every run 
 that samples in the same way, and against vanilla, where the sprites move and where nothing does. Full attention is left
 out: the model was trained block-causal. LPIPS is left out: its backbone would have to be downloaded.
 
-With --family magi1 the same on the tiny MAGI-1 (`train tiny_magi1`): vanilla is the original's staged window, caches are
-FlowCache's rule and MotionCache.
+With --family magi1 the same on the tiny MAGI-1 (`train tiny_magi1`): vanilla is the original's staged window, the
+caches are FlowCache's rule and MotionCache, each also with what is reused stretched to the length of the step.
 """
 
 from __future__ import annotations
@@ -30,8 +30,13 @@ from tools.host.environment import REPO
 from tools.tinyworld import parallel
 
 FORMS = {"short": {"prompts": 4, "seeds": 1, "perceptual": 0}, "full": {"prompts": 8, "seeds": 3, "perceptual": 8}}
-FINER_FIRST = ((quality_table.TOKEN, quality_table.CHUNK), (quality_table.CHUNK, quality_table.STEP))
-"""Pairs that are compared at equal FLOPs."""
+COMPARED = (
+    (quality_table.TOKEN, quality_table.CHUNK),
+    (quality_table.CHUNK, quality_table.STEP),
+    (quality_table.TOKEN_STRETCHED, quality_table.CHUNK_STRETCHED),
+    (quality_table.TOKEN_STRETCHED, quality_table.TOKEN),
+)
+"""Pairs that are compared at equal FLOPs, the finer or stretched one first."""
 STEPS = {"skyreels_v2": 20, "magi1": 16}
 """Family -> denoising steps of every chunk."""
 MAGI1_FILE = REPO / "build" / "tiny_magi1" / "diffusion_models" / "tiny_world_magi1_distill.safetensors"
@@ -128,8 +133,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The finer cache against the coarser one at equal FLOPs."""
-    pairs = [(a, b, beside) for beside in ("own", "vanilla") for a, b in FINER_FIRST]
+    """The caches of :data:`COMPARED` against each other."""
+    pairs = [(a, b, beside) for beside in ("own", "vanilla") for a, b in COMPARED]
     found = [quality_table.advantage(rows, a, b, beside, quality_table.PSNR_MOVING) for a, b, beside in pairs]
     return [row for row in found if row is not None]
 
@@ -158,7 +163,7 @@ def draw(rows: list[dict[str, Any]], out: Path) -> list[Path]:
     for beside, against in (("own", "uncached run of the same sampling"), ("vanilla", "block-causal vanilla")):
         picture = quality_table.plot(
             rows,
-            quality_table.SERIES,
+            tuple(dict.fromkeys(row["series"] for row in rows if row["threshold"] is not None)),
             beside,
             quality_table.PSNR_MOVING,
             f"Moving region, against the {against}",
