@@ -163,6 +163,15 @@ class MotionCacheApply(io.ComfyNode):
                         "model foresees it, which finds what moves from the first steps on.",
                     )
                 ),
+                advanced(
+                    io.Boolean.Input(
+                        "stretch_reuse",
+                        default=False,
+                        optional=True,
+                        tooltip="MAGI-1 only: what is reused takes the length of the present step, as its steps grow. "
+                        "Closer to the full run; thresholds can be about ten times higher.",
+                    )
+                ),
             ],
             outputs=[io.Model.Output(display_name="MODEL")],
             hidden=[io.Hidden.unique_id],
@@ -237,13 +246,27 @@ def knobs_of(config: CacheConfig) -> dict[str, object]:
     """Values of the node's knobs for settings; the inverse of :func:`custom_config`."""
     names = [f.name for f in fields(CacheConfig) if not f.name.startswith("distance")]
     values = {name: getattr(config, name) for name in names}
-    return {**values, "vote": 1.0 if config.vote is None else config.vote, "distance": AUTO, "distance_table": ""}
+    return {
+        **values,
+        "vote": 1.0 if config.vote is None else config.vote,
+        "distance": AUTO,
+        "distance_table": "",
+        "stretch_reuse": isinstance(config, Magi1CacheConfig) and config.rescale_residual,
+    }
 
 
 def custom_config(
-    kind: type[CacheConfig], *, distance: str, distance_table: str, vote: float, **knobs: object
+    kind: type[CacheConfig],
+    *,
+    distance: str,
+    distance_table: str,
+    vote: float,
+    stretch_reuse: bool = False,
+    **knobs: object,
 ) -> CacheConfig:
     """The settings of the knobs, for the family that ``kind`` is of. Raises ConfigError for illegal ones."""
+    if kind is Magi1CacheConfig:
+        knobs["rescale_residual"] = stretch_reuse
     return kind(
         distance=kind.distance if distance == AUTO else distance,
         distance_table=read_table(distance_table) if distance == "table" else None,
