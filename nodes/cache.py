@@ -246,13 +246,11 @@ def knobs_of(config: CacheConfig) -> dict[str, object]:
     """Values of the node's knobs for settings; the inverse of :func:`custom_config`."""
     names = [f.name for f in fields(CacheConfig) if not f.name.startswith("distance")]
     values = {name: getattr(config, name) for name in names}
-    return {
-        **values,
-        "vote": 1.0 if config.vote is None else config.vote,
-        "distance": AUTO,
-        "distance_table": "",
-        "stretch_reuse": isinstance(config, Magi1CacheConfig) and config.rescale_residual,
-    }
+    table = ", ".join(f"{timestep:g}:{distance:g}" for timestep, distance in config.distance_table or ())
+    distance = AUTO if config.distance == type(config).distance else config.distance
+    vote = 1.0 if config.vote is None else config.vote
+    stretch = isinstance(config, Magi1CacheConfig) and config.rescale_residual
+    return {**values, "vote": vote, "distance": distance, "distance_table": table, "stretch_reuse": stretch}
 
 
 def custom_config(

@@ -20,16 +20,20 @@ TOKENS = 8
 WIDTH = 4096
 NEGATIVE_TEXT = ""
 SHIPPED = tuple(
-    Scene(background, (Sprite(colour, "ball", motion),))
-    for background, colour, motion in (
-        ("striped wall", "red", "right"),
-        ("striped wall", "blue", "up"),
-        ("checkered floor", "yellow", "left"),
-        ("checkered floor", "red", "down"),
-        ("misty field", "blue", "right"),
-        ("misty field", "yellow", "none"),
+    Scene(background, tuple(Sprite(colour, "ball", *motion) for colour, *motion in sprites))
+    for background, sprites in (
+        ("striped wall", [("red", "right")]),
+        ("striped wall", [("blue", "up")]),
+        ("checkered floor", [("yellow", "left")]),
+        ("checkered floor", [("red", "down")]),
+        ("misty field", [("blue", "right")]),
+        ("misty field", [("yellow", "none")]),
+        ("checkered floor", [("blue", "right", "slow")]),
+        ("striped wall", [("red", "right"), ("yellow", "left")]),
+        ("misty field", [("yellow", "none"), ("blue", "left")]),
     )
 )
+"""Prompts that come with the models, by background and sprites (colour, motion, speed)."""
 
 
 def words(scene: Scene | None) -> list[tuple[str, ...]]:
@@ -74,7 +78,7 @@ def save(scene: Scene | None, path: Path) -> None:
 
 def file_name(scene: Scene) -> str:
     """How the prompt of a shipped scene is called, such as 'red ball moves right'; no two of them share a name."""
-    return scene.sprites[0].text.removeprefix("a ")
+    return " and ".join(sprite.text.removeprefix("a ") for sprite in scene.sprites)
 
 
 def write_all(folder: Path) -> None:
