@@ -138,7 +138,8 @@ class Magi1CacheConfig(CacheConfig):
         reuse_ramp: share of tokens that may be reused at the beginning and at the end of a chunk's token phase, in
             place of ``max_reuse_ratio``.
         recompute_on_entry: compute everything in the step in which a new chunk enters the window.
-        rescale_residual: stretch what is reused to the length of the present step.
+        rescale_residual: stretch what is reused to the length of the present step. MAGI-1's steps grow; repeated as it
+            was, what is reused lags behind, and the chunk's distances stay small.
         made_for_steps: step count that counts and thresholds are meant for; they are scaled to the run's. ``None``:
             they hold as they are.
     """
@@ -213,8 +214,18 @@ MAGI1_PRESETS: dict[str, CacheConfig] = {
         granularity="chunk", made_for_steps=_PUBLISHED_MAGI1_STEPS
     ),
     "off": Magi1CacheConfig(granularity="off"),
+    "MotionCache, reuse stretched to the step (tiny world)": Magi1CacheConfig(
+        warmup_steps=1,
+        chunk_phase_updates=3,
+        chunk_threshold=0.1,
+        token_threshold=0.1,
+        motion_floor=0.4,
+        rescale_residual=True,
+        made_for_steps=16,
+    ),
 }
-"""For MAGI-1. Published for 64 steps; unscaled, runs of up to 25 steps never reach the token phase."""
+"""For MAGI-1. Published for 64 steps; unscaled, runs of up to 25 steps never reach the token phase. The last one was
+chosen on the tiny MAGI-1 of the tiny world with 16 steps."""
 
 PRESETS_OF_FAMILY: dict[str, dict[str, CacheConfig]] = {"skyreels_v2": PRESETS, "magi1": MAGI1_PRESETS}
 """By the name of the family that plans carry."""

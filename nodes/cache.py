@@ -163,6 +163,15 @@ class MotionCacheApply(io.ComfyNode):
                         "model foresees it, which finds what moves from the first steps on.",
                     )
                 ),
+                advanced(
+                    io.Boolean.Input(
+                        "stretch_reuse",
+                        default=False,
+                        optional=True,
+                        tooltip="MAGI-1 only: what is reused takes the length of the present step, as its steps grow. "
+                        "Closer to the full run; thresholds can be about ten times higher.",
+                    )
+                ),
             ],
             outputs=[io.Model.Output(display_name="MODEL")],
             hidden=[io.Hidden.unique_id],
@@ -240,13 +249,22 @@ def knobs_of(config: CacheConfig) -> dict[str, object]:
     table = ", ".join(f"{timestep:g}:{distance:g}" for timestep, distance in config.distance_table or ())
     distance = AUTO if config.distance == type(config).distance else config.distance
     vote = 1.0 if config.vote is None else config.vote
-    return {**values, "vote": vote, "distance": distance, "distance_table": table}
+    stretch = isinstance(config, Magi1CacheConfig) and config.rescale_residual
+    return {**values, "vote": vote, "distance": distance, "distance_table": table, "stretch_reuse": stretch}
 
 
 def custom_config(
-    kind: type[CacheConfig], *, distance: str, distance_table: str, vote: float, **knobs: object
+    kind: type[CacheConfig],
+    *,
+    distance: str,
+    distance_table: str,
+    vote: float,
+    stretch_reuse: bool = False,
+    **knobs: object,
 ) -> CacheConfig:
     """The settings of the knobs, for the family that ``kind`` is of. Raises ConfigError for illegal ones."""
+    if kind is Magi1CacheConfig:
+        knobs["rescale_residual"] = stretch_reuse
     return kind(
         distance=kind.distance if distance == AUTO else distance,
         distance_table=read_table(distance_table) if distance == "table" else None,

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from tools import tiny_magi1
 from tools.host.environment import REPO
-from tools.host.server import ComfyServer, PromptRefusedError, Run
+from tools.host.server import ComfyServer, PromptFailedError, PromptRefusedError, Run
 from tools.make_workflows import MAGI1_MODEL, MAGI1_VAE
 
 NAMES = ["magi1_text_to_video", "magi1_image_to_video", "magi1_video_to_video"]
@@ -89,3 +89,24 @@ def test_magi1_workflow_makes_a_video(files: ComfyServer, name: str) -> None:
 def test_illegal_values_are_refused_when_the_graph_is_queued(files: ComfyServer) -> None:
     with pytest.raises(PromptRefusedError, match=r"steps is 12; .* a multiple of 16"):
         files.run(prompt_of(files, NAMES[0], steps=12, window=16))
+
+
+def test_prompts_for_chunks_are_chained_in_a_graph(files: ComfyServer) -> None:
+    prompt = prompt_of(files, NAMES[0])
+    sampler = next(node for node in prompt.values() if node["class_type"] == SAMPLER)
+    other = {"class_type": "MotionCacheLoadPrompt", "inputs": {"prompt_name": PROMPT}}
+    chain: dict[str, Any] = {"words": other}
+    for name, first_chunk, before in (("second", 2, None), ("first", 1, "second")):
+        inputs = {"conditioning": ["words", 0], "first_chunk": first_chunk}
+        inputs |= {"chunk_prompts": [before, 0]} if before else {}
+        chain[name] = {"class_type": "MotionCacheChunkPrompt", "inputs": inputs}
+    sampler["inputs"]["chunk_prompts"] = ["first", 0]
+    run, report = report_of(files, prompt | chain)
+    assert any(path.suffix == ".mp4" for path in run.files())
+    assert {"first", "second"} <= set(run.executed)
+    assert report["summary"]["computed_fraction"] <= 1.0
+    chain["second"]["inputs"]["first_chunk"] = 9
+    with pytest.raises(
+        PromptFailedError, match="the prompt for chunk 9 begins behind the end of the video, which has 2 chunks"
+    ):
+        files.run(prompt | chain)

@@ -453,6 +453,24 @@ def test_custom_knobs_hold_as_they_are(magi: Any):
         cache.MotionCacheApply.execute(magi.load(), "custom", **(knobs | {"granularity": "step"}))
 
 
+def test_what_is_reused_can_be_stretched_by_preset_and_by_knob(magi: Any):
+    cache, config = magi.mc.module("nodes.cache"), magi.mc.module("motioncache_core.config")
+    option = magi.mc.module("nodes.host.model_support").attached_config
+    (name,) = (n for n, c in config.MAGI1_PRESETS.items() if c.rescale_residual)
+    preset = config.MAGI1_PRESETS[name]
+    assert option(cache.MotionCacheApply.execute(magi.load(), name).args[0].model_options) == preset
+    knobs = cache.knobs_of(preset)
+    custom = cache.MotionCacheApply.execute(magi.load(), "custom", **knobs).args[0]
+    assert option(custom.model_options) == preset.with_changes(made_for_steps=None)
+    plain = cache.MotionCacheApply.execute(magi.load(), "custom", **knobs | {"stretch_reuse": False}).args[0]
+    runs = [magi.sample(model, steps=16, frames=24) for model in (custom, plain)]
+    for run in runs:
+        assert run.summary["computed_fraction"] < 1.0 and "reused" in {outcome for *_, outcome, _ in run.outcomes}
+    assert (runs[0].latents - runs[1].latents).abs().max() > 1e-3
+    other = cache.custom_config(config.CacheConfig, **cache.knobs_of(config.CacheConfig()) | {"stretch_reuse": True})
+    assert other == config.CacheConfig(), "the other family has no use for it"
+
+
 def test_short_runs_reach_the_token_phase_with_the_scaled_preset_only(magi: Any):
     apply = magi.mc.module("nodes.cache").MotionCacheApply
     phases = {}

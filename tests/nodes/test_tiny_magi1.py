@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tools.bench.harness.pack import defaults_of
 from tools.tinyworld import magi1
 from tools.tinyworld.magi1_evaluate import SAMPLING
 from tools.tinyworld.prompts import SHIPPED
@@ -31,6 +32,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     folder_paths.add_model_folder_path("diffusion_models", str((folder / FILE).parent))
     folder_paths.add_model_folder_path("motioncache_prompts", str(folder / "prompts"))
     return folder / FILE, model.requires_grad_(False)
+
+
+def test_a_node_is_taken_as_it_comes(magi: Any):
+    made = defaults_of(magi.mc.module("nodes.magi1_sampling").MotionCacheMagi1Sampler)
+    usual = {"width": 720, "height": 720, "frames": 96, "seed": 0, "steps": 0}
+    assert made == magi.defaults | usual
 
 
 def test_it_samples_a_saved_prompt_with_and_without_motioncache(magi: Any, written: tuple[Path, Any]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,11 +89,12 @@ def test_options_are_filled_in_by_the_form_and_refused_with_the_nearest(capsys: 
 def short() -> list[dict[str, Any]]:
     """All kinds of runs of one clip, 6 steps."""
     pack.load()
+    from tools.bench.harness.quality_variants import variants
     from tools.bench.harness.tiny_world_runs import TinyWorld
 
     thresholds = {tables.STEP: (0.3,), tables.STOCK: (2.0,), tables.CHUNK: (0.3,), tables.TOKEN: (0.3, 0.0)}
     job = quality_runs.Job(quality_runs.prompts(1)[0], 0, steps=6, ar_step=1, perceptual=False)
-    return json.loads(json.dumps(quality_runs.clip_rows(TinyWorld(), job, thresholds)))
+    return json.loads(json.dumps(quality_runs.clip_rows(TinyWorld(), job, variants(thresholds))))
 
 
 def test_every_kind_of_cache_saves_and_none_of_them_is_exact(short: list[dict[str, Any]]):
@@ -128,3 +130,51 @@ def test_calibration_accumulates_what_steps_change():
     assert found["distance_table"] == "999:0, 900:0.200, 700:0.500, 0:0.700"
     assert [line["timesteps"] for line in found["steps"]] == ["999-900", "900-700", "700-0"]
     assert len(found["polynomial"]) == 5 and 0 <= found["explained"] <= 1
+
+
+def test_thresholds_replace_those_of_their_cache_only():
+    pack.load()
+    from tools.bench.harness import quality_magi1, quality_variants
+
+    for module in (quality_variants, quality_magi1):
+        for given in ({}, {tables.TOKEN: (0.7,)}):
+            expected = {**module.THRESHOLDS, **given}
+            found: dict[str, tuple[float, ...]] = {}
+            for variant in module.variants(given):
+                if variant.threshold is not None:
+                    found[variant.series] = (*found.get(variant.series, ()), variant.threshold)
+            assert found == expected
+
+
+def test_the_familys_model_must_be_there_and_its_steps_fit(tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "tiny.safetensors").touch()
+    given = ["--family", "magi1", "--model", str(tmp_path / "tiny.safetensors")]
+    assert quality.parse(given).steps == 16 and quality.parse([]).steps == 20
+    for more, words in ((["--steps", "10"], "nearest: 8"), (["--model", str(tmp_path / "no")], "train tiny_magi1")):
+        with pytest.raises(SystemExit):
+            quality.parse([*given, *more])
+        assert words in capsys.readouterr().err
+
+
+def test_the_tiny_magi1_is_measured_in_the_same_way(tmp_path: Path):
+    """With random weights: what matters is which runs are the same."""
+    pack.load()
+    from tools.bench.harness import quality_magi1
+    from tools.tinyworld import magi1
+
+    model = magi1.build()
+    magi1.initialise(model, 0)
+    magi1.export(model.state_dict(), tmp_path / quality.MAGI1_FILE.name, 0, 0)
+    world = quality_magi1.TinyMagi1World(tmp_path / quality.MAGI1_FILE.name)
+    series = (tables.CHUNK, tables.TOKEN, tables.CHUNK_STRETCHED, tables.TOKEN_STRETCHED)
+    variants = quality_magi1.variants({**dict.fromkeys(series, (0.2,)), tables.TOKEN: (0.2, 0.0)})
+    job = quality_runs.Job(quality_runs.prompts(1)[0], 0, steps=8, ar_step=0, perceptual=False)
+    rows = json.loads(json.dumps(quality_runs.clip_rows(world, job, variants)))
+    by_name = {name: own[0] for name, own in tables.by_variant(rows).items()}
+    assert by_name["chunk-wise, clean refresh"]["vanilla"]["psnr still"] > 60
+    assert by_name[f"{tables.TOKEN}, 0"]["own"]["psnr still"] == 100
+    for name in series:
+        assert by_name[f"{name}, 0.2"]["computed_fraction"] < 1
+        assert by_name[f"{name}, 0.2"]["flops_of_vanilla"] < 1
+    for stretched, as_it_was in ((series[2], series[0]), (series[3], series[1])):
+        assert by_name[f"{stretched}, 0.2"]["own"] != by_name[f"{as_it_was}, 0.2"]["own"]

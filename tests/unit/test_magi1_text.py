@@ -89,6 +89,8 @@ def test_ftfy_repairs_where_it_is_installed():
     broken = "naã¯ve ‚open‛"
     assert clean_caption(broken) == clean_caption(broken, repair=ftfy.fix_text)
     assert clean_caption("ﬁne Ｗide") == "fine wide"
+    wrong = "wait... a dog".replace("...", "â€¦")
+    assert clean_caption(wrong) == "wait… a dog" != clean_caption(wrong, repair=plain_repair)
 
 
 def test_without_ftfy_typography_is_plain(monkeypatch: pytest.MonkeyPatch):

@@ -23,7 +23,7 @@ FULL_LAYERS = 34
 SIZES_4_5B = {"dim": 3072, "ffn_dim": 12288, "num_heads": 24, "num_groups": 8}
 QUICK_SIZES = {"dim": 128, "ffn_dim": 256, "num_heads": 2, "num_groups": 1, "head_dim": 64, "text_dim": 64}
 DEFAULTS = {
-    "pairs": (5, 1),
+    "pairs": (3, 1),
     "layers": (1, 1),
     "steps": (8, 8),
     "chunks": (3, 2),
@@ -31,8 +31,8 @@ DEFAULTS = {
     "text_tokens": (32, 8),
     "saving_pairs": (2, 1),
     "saving_steps": (8, 8),
-    "saving_chunks": (6, 6),
-    "saving_latent": ("4x8", "2x4"),
+    "saving_chunks": (5, 6),
+    "saving_latent": ("4x4", "2x4"),
 }
 """Option -> (usual value, value of --quick)."""
 LIVE_REPEATS = 2

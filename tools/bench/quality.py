@@ -6,6 +6,9 @@ vanilla with all chunks begun at once, which is all that it serves), FlowCache's
 MotionCache (token-level, on chunk-wise), each at several thresholds. Every run is measured against the uncached run
 that samples in the same way, and against vanilla, where the sprites move and where nothing does. Full attention is left
 out: the model was trained block-causal. LPIPS is left out: its backbone would have to be downloaded.
+
+With --family magi1 the same on the tiny MAGI-1 (`train tiny_magi1`): vanilla is the original's staged window, the
+caches are FlowCache's rule and MotionCache, each also with what is reused stretched to the length of the step.
 """
 
 from __future__ import annotations
@@ -27,8 +30,16 @@ from tools.host.environment import REPO
 from tools.tinyworld import parallel
 
 FORMS = {"short": {"prompts": 4, "seeds": 1, "perceptual": 0}, "full": {"prompts": 8, "seeds": 3, "perceptual": 8}}
-FINER_FIRST = ((quality_table.TOKEN, quality_table.CHUNK), (quality_table.CHUNK, quality_table.STEP))
-"""Pairs that are compared at equal FLOPs."""
+COMPARED = (
+    (quality_table.TOKEN, quality_table.CHUNK),
+    (quality_table.CHUNK, quality_table.STEP),
+    (quality_table.TOKEN_STRETCHED, quality_table.CHUNK_STRETCHED),
+    (quality_table.TOKEN_STRETCHED, quality_table.TOKEN),
+)
+"""Pairs that are compared at equal FLOPs, the finer or stretched one first."""
+STEPS = {"skyreels_v2": 20, "magi1": 16}
+"""Family -> denoising steps of every chunk."""
+MAGI1_FILE = REPO / "build" / "tiny_magi1" / "diffusion_models" / "tiny_world_magi1_distill.safetensors"
 log = logging.getLogger("tiny_world")
 
 
@@ -56,16 +67,24 @@ def parse(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, help="held-out prompts (short 4, full 8)")
     parser.add_argument("--seeds", type=int, help="seeds for each (short 1, full 3)")
     parser.add_argument("--perceptual", type=int, help="clips that are judged by ColorVideoVDP too (short 0, full 8)")
-    parser.add_argument("--steps", type=int, default=20, help="denoising steps of every chunk (%(default)s)")
+    parser.add_argument("--family", choices=tuple(STEPS), default="skyreels_v2", help="whose model (%(default)s)")
+    parser.add_argument("--model", type=Path, default=MAGI1_FILE, help="magi1: what `train tiny_magi1` wrote")
+    parser.add_argument("--steps", type=int, help="denoising steps of every chunk (skyreels_v2 20, magi1 16)")
     parser.add_argument("--ar-step", type=int, default=5, help="steps a chunk stays behind (%(default)s)")
     parser.add_argument("--thresholds", action="append", default=[], metavar="CACHE=T,T,...", help="others for a cache")
     parser.add_argument("--workers", type=int, default=2, help="processes, one core each (%(default)s)")
     parser.add_argument("--out", type=Path, default=REPO / "build/bench/quality.json", help="JSON with all numbers")
     parser.add_argument("--read", type=Path, help="only print and draw what an earlier run wrote")
     options = parser.parse_args(given)
-    for name, value in FORMS[options.form].items():
+    for name, value in {**FORMS[options.form], "steps": STEPS[options.family]}.items():
         if getattr(options, name) is None:
             setattr(options, name, value)
+    if options.family == "magi1" and not options.read:
+        if not options.model.is_file():
+            parser.error(f"--model: there is no {options.model.name} yet; run `python dev.py train tiny_magi1` first")
+        if options.steps % 4:
+            nearest = max(1, round(options.steps / 4)) * 4
+            parser.error(f"--steps is {options.steps}; for magi1 it must be a multiple of 4 (nearest: {nearest})")
     for name, least in (("prompts", 1), ("seeds", 1), ("perceptual", 0), ("steps", 2), ("workers", 1)):
         if getattr(options, name) < least:
             parser.error(f"--{name} is {getattr(options, name)}; it must be at least {least} (nearest: {least})")
@@ -96,10 +115,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for number, (scene, seed) in enumerate(clips)
     ]
     started = time.perf_counter()
-    rows = quality_runs.run(jobs, options.thresholds, options.workers, options.out.parent / "parts")
+    magi1 = options.model.resolve() if options.family == "magi1" else None
+    rows = quality_runs.run(jobs, options.thresholds, options.workers, options.out.parent / "parts", magi1)
     return {
         "format": "motioncache_quality",
         "version": 1,
+        "family": options.family,
         "machine": facts,
         "prompts": [scene.text for scene in scenes],
         "seeds": options.seeds,
@@ -112,8 +133,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The finer cache against the coarser one at equal FLOPs."""
-    pairs = [(a, b, beside) for beside in ("own", "vanilla") for a, b in FINER_FIRST]
+    """The caches of :data:`COMPARED` against each other."""
+    pairs = [(a, b, beside) for beside in ("own", "vanilla") for a, b in COMPARED]
     found = [quality_table.advantage(rows, a, b, beside, quality_table.PSNR_MOVING) for a, b, beside in pairs]
     return [row for row in found if row is not None]
 
@@ -142,7 +163,7 @@ def draw(rows: list[dict[str, Any]], out: Path) -> list[Path]:
     for beside, against in (("own", "uncached run of the same sampling"), ("vanilla", "block-causal vanilla")):
         picture = quality_table.plot(
             rows,
-            quality_table.SERIES,
+            tuple(dict.fromkeys(row["series"] for row in rows if row["threshold"] is not None)),
             beside,
             quality_table.PSNR_MOVING,
             f"Moving region, against the {against}",

@@ -22,23 +22,8 @@ from .world import Scene, World, measure
 
 log = logging.getLogger("tiny_world")
 
-SAMPLING: dict[str, Any] = {
-    "width": 96,
-    "height": 96,
-    "frames": 96,
-    "shift": SHIFT,
-    "window": 4,
-    "guidance": "auto (by model)",
-    "clean_refresh": True,
-    "attention": "chunk-wise",
-    "steady_oldest": True,
-    "kv_precision": "model",
-    "kv_place": "GPU",
-    "continue_from": "last frames",
-    "continue_frames": 24,
-    "aspect": "fit",
-}
-"""Inputs of the sampler node."""
+SAMPLING = {"width": 96, "height": 96, "frames": 96, "shift": SHIFT}
+"""Inputs of the sampler node that are not as it comes."""
 SHEET_FRAMES = 5
 
 
@@ -65,7 +50,7 @@ class TinyMagi1:
     def sample(self, scene: Scene, seed: int, steps: int, model: Any = None, **inputs: Any) -> tuple[Any, dict]:
         """(latents ``[1, 16, F, h, w]`` as the node gives them, the node's report) of a scene's prompt."""
         positive = [[text_of(scene)[None], {}]]
-        how = SAMPLING | {"seed": seed, "steps": steps} | inputs
+        how = pack.defaults_of(self.node) | SAMPLING | {"seed": seed, "steps": steps} | inputs
         latent, report, *_ = self.node.execute(self.model if model is None else model, positive, **how).args
         return latent["samples"], json.loads(report)
 

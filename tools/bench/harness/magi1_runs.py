@@ -21,18 +21,17 @@ from motioncache.motioncache_core.models.magi1.policy import Magi1Policy
 from motioncache.motioncache_core.plan import Plan
 from motioncache.nodes import magi1_sampling
 from motioncache.nodes.host import magi1_session
-from motioncache.nodes.host.magi1_inputs import CONTINUED, ONE_PASS, THREE_PASS
+from motioncache.nodes.host.magi1_inputs import ONE_PASS, THREE_PASS
 from motioncache.nodes.host.magi1_model import load_magi1
 from motioncache.nodes.host.model_support import attach_config
 
 from .measured import Measured, timed
-from .pack import handed_in
+from .pack import defaults_of, handed_in
 
 __all__ = ["ArchitectureConfig", "Sampling", "Scene", "random_model", "random_prompt", "sample"]
 
 CHUNK_FRAMES = 6
 WEIGHT_SPREAD = 0.02
-SHIFT = 3.0
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -131,27 +130,19 @@ def sample(model: Any, prompt: Any, scene: Scene, sampling: Sampling) -> Measure
             stored.append(self.kv.bytes_needed(self.kv.layers, rows, self.kv.width, samples, self.kv.dtype))
             super().allocate(tokens_per_frame, samples)
 
+    inputs = defaults_of(magi1_sampling.MotionCacheMagi1Sampler) | {
+        "width": scene.width * 8,
+        "height": scene.height * 8,
+        "frames": scene.chunks * CHUNK_FRAMES * TEMPORAL,
+        "steps": scene.steps,
+        "window": scene.window,
+        "guidance": ONE_PASS if sampling.distilled else THREE_PASS,
+        "clean_refresh": sampling.clean_refresh,
+        "attention": sampling.attention,
+    }
+
     def execute() -> tuple:
-        return magi1_sampling.MotionCacheMagi1Sampler.execute(
-            model,
-            prompt,
-            width=scene.width * 8,
-            height=scene.height * 8,
-            frames=scene.chunks * CHUNK_FRAMES * TEMPORAL,
-            seed=0,
-            steps=scene.steps,
-            shift=SHIFT,
-            window=scene.window,
-            guidance=ONE_PASS if sampling.distilled else THREE_PASS,
-            clean_refresh=sampling.clean_refresh,
-            attention=sampling.attention,
-            steady_oldest=True,
-            kv_precision="model",
-            kv_place="GPU",
-            continue_from=CONTINUED[0],
-            continue_frames=24,
-            aspect="fit",
-        ).args
+        return magi1_sampling.MotionCacheMagi1Sampler.execute(model, prompt, **inputs).args
 
     session = {"Magi1Policy": sampling.make_policy, "Magi1Run": NotedRun}
     with handed_in(magi1_sampling, build_plan=sampling.make_plan), handed_in(magi1_session, **session):

@@ -35,3 +35,10 @@ def handed_in(module: ModuleType, **values: Any) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(module, name, value)
+
+
+def defaults_of(node: Any) -> dict[str, Any]:
+    """What the widgets of a node of the pack hold when it is put into a graph."""
+    widgets = [i for i in node.define_schema().inputs if hasattr(i, "default")]
+    values = {i.id: getattr(i, "options", [None])[0] if i.default is None else i.default for i in widgets}
+    return {name: value for name, value in values.items() if value is not None}

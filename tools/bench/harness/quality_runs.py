@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,39 +50,55 @@ def prompts(count: int) -> list[Scene]:
     return chosen
 
 
-def run(jobs: list[Job], thresholds: dict[str, tuple[float, ...]], workers: int, work: Path) -> list[Row]:
-    """All rows of all jobs; what every process has finished is kept in ``work`` on the way."""
+def run(
+    jobs: list[Job], thresholds: dict[str, tuple[float, ...]], workers: int, work: Path, magi1: Path | None = None
+) -> list[Row]:
+    """All rows of all jobs; what every process has finished is kept in ``work`` on the way.
+
+    Args:
+        magi1: file of a tiny MAGI-1 to sample; ``None``: the shipped model.
+    """
     work.mkdir(parents=True, exist_ok=True)
-    parallel.run(workers, _share, jobs, thresholds, work)
+    parallel.run(workers, _share, jobs, thresholds, work, magi1)
     return [row for rank in range(workers) for row in json.loads(_part(work, rank).read_text(encoding="utf-8"))]
 
 
-def _share(rank: int, jobs: list[Job], thresholds: dict[str, tuple[float, ...]], work: Path) -> None:
+def _share(
+    rank: int, jobs: list[Job], thresholds: dict[str, tuple[float, ...]], work: Path, magi1: Path | None
+) -> None:
     declare_missing_ops()
     import_comfyui()
     pack.load()
+    from tools.bench.harness import quality_magi1, quality_variants
     from tools.bench.harness.tiny_world_runs import TinyWorld
 
     logging.getLogger("motioncache").setLevel(logging.WARNING)
-    world, rows = TinyWorld(), []
+    world = TinyWorld() if magi1 is None else quality_magi1.TinyMagi1World(magi1)
+    variants = (quality_variants if magi1 is None else quality_magi1).variants(thresholds)
+    rows: list[Row] = []
     began, mine = time.monotonic(), jobs[rank :: parallel.workers()]
     for done, job in enumerate(mine, 1):
-        rows += clip_rows(world, job, thresholds)
+        rows += clip_rows(world, job, variants)
         _part(work, rank).write_text(json.dumps(rows), encoding="utf-8")
         if rank == 0:
             log.info("%d of %d clips of this process, %.0f s", done, len(mine), time.monotonic() - began)
 
 
-def clip_rows(world: Any, job: Job, thresholds: dict[str, tuple[float, ...]]) -> list[Row]:
-    """One row a variant; ``world`` is a ``TinyWorld``."""
+def clip_rows(world: Any, job: Job, variants: Sequence[Any]) -> list[Row]:
+    """One row a variant.
+
+    Args:
+        world: a ``TinyWorld`` or ``TinyMagi1World``.
+        variants: its ``quality_variants.Variant``s, uncached ones first.
+    """
     from tools.bench.harness import quality_measures as measures
-    from tools.bench.harness.quality_variants import VANILLA, variants
+    from tools.bench.harness.quality_variants import VANILLA
 
     judge = measures.make_perceptual(24.0) if job.perceptual else None
     frames: dict[str, Any] = {}
     plain: dict[str, Row] = {}
     rows = []
-    for variant in variants(thresholds):
+    for variant in variants:
         made = world.sample(job.scene, job.seed, job.steps, job.ar_step, variant.how)
         shown = world.decode(made.latents)
         summary = made.report["summary"]

@@ -18,6 +18,8 @@ Row = dict[str, Any]
 STEP, STOCK, CHUNK, TOKEN = "TeaCache (step-level)", "EasyCache (stock node)", "FlowCache (chunk-level)", "MotionCache"
 SERIES = (STEP, STOCK, CHUNK, TOKEN)
 """Caches, the coarsest first."""
+CHUNK_STRETCHED, TOKEN_STRETCHED = f"{CHUNK}, stretched", f"{TOKEN}, stretched"
+"""The same where what is reused is stretched to the length of the step (MAGI-1)."""
 PSNR_MOVING = "psnr moving"
 GRID = 16
 """Places along the shared range of two curves at which they are compared."""

@@ -56,8 +56,13 @@ class Variant:
     threshold: float | None = None
 
 
-def variants(thresholds: dict[str, tuple[float, ...]] = THRESHOLDS) -> list[Variant]:
-    """All rows; those without a cache come first."""
+def variants(thresholds: dict[str, tuple[float, ...]]) -> list[Variant]:
+    """All rows; those without a cache come first.
+
+    Args:
+        thresholds: of a cache, in place of its :data:`THRESHOLDS`.
+    """
+    thresholds = {**THRESHOLDS, **thresholds}
     plain = {
         VANILLA: Sampling(VANILLA),
         TOGETHER: Sampling(VANILLA, together=True),
@@ -65,7 +70,7 @@ def variants(thresholds: dict[str, tuple[float, ...]] = THRESHOLDS) -> list[Vari
         CHUNK_WISE: Sampling(),
     }
     rows = [Variant(name, name, name, how) for name, how in plain.items()]
-    return rows + [row for series in SERIES for row in _caches(series, thresholds.get(series, ()))]
+    return rows + [row for series in SERIES for row in _caches(series, thresholds[series])]
 
 
 def _caches(series: str, thresholds: tuple[float, ...]) -> Iterator[Variant]:
