@@ -45,6 +45,8 @@ def test_every_variant_is_measured(rows: dict[str, dict]):
     assert rows["vanilla"]["kv_bytes"] == kept, "only the finished chunk"
     for row in rows.values():
         assert row["seconds"]["median"] > 0 and row["speed_up_over_vanilla"]["median"] > 0
+        assert row["cpu_speed_up_of_flops_ratio"] > 0
+    assert rows["chunk-wise"]["cpu_speed_up_of_flops_ratio"] == 1
 
 
 def test_patterns_are_replayed(rows: dict[str, dict]):

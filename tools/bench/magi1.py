@@ -24,7 +24,7 @@ SIZES_4_5B = {"dim": 3072, "ffn_dim": 12288, "num_heads": 24, "num_groups": 8}
 QUICK_SIZES = {"dim": 128, "ffn_dim": 256, "num_heads": 2, "num_groups": 1, "head_dim": 64, "text_dim": 64}
 DEFAULTS = {
     "pairs": (3, 1),
-    "layers": (1, 1),
+    "layers": (2, 1),
     "steps": (8, 8),
     "chunks": (3, 2),
     "latent": ("8x12", "4x8"),

@@ -63,6 +63,7 @@ def _row(
 ) -> dict[str, Any]:
     run, chunk_wise = runs[name][0], runs[CHUNK_WISE][0]
     faster, ratio = speed_up(seconds[name], seconds[CHUNK_WISE]), chunk_wise.summary["flops"] / run.summary["flops"]
+    cpu, cpu_chunk_wise = ([r.cpu_seconds for r in runs[which]] for which in (name, CHUNK_WISE))
     return {
         "variant": name,
         "reuses": variant.reuses,
@@ -73,10 +74,11 @@ def _row(
         "model_calls": run.summary["model_calls"],
         "seconds": asdict(Spread.of(seconds[name])),
         "seconds_by_round": seconds[name],
-        "cpu_seconds_by_round": [r.cpu_seconds for r in runs[name]],
+        "cpu_seconds_by_round": cpu,
         "flops_ratio_to_chunk_wise": ratio,
         "speed_up_over_chunk_wise": asdict(faster),
         "speed_up_of_flops_ratio": faster.median / ratio,
+        "cpu_speed_up_of_flops_ratio": speed_up(cpu, cpu_chunk_wise).median / ratio,
         "speed_up_over_vanilla": asdict(speed_up(seconds[name], seconds[VANILLA])),
         "peak_bytes": median_peak(runs[name]),
         "kv_bytes": run.kv_bytes,
