@@ -42,8 +42,9 @@ def to_saved(nodes: dict[str, Node], info: dict[str, Any]) -> dict[str, Any]:
             continue
         schema = info[node.kind]
         sockets, values = [], []
+        given = {**_of_preset(node, schema), **node.inputs}
         for name, spec in _inputs(schema):
-            value = node.inputs.get(name, spec[1].get("default") if len(spec) > 1 else None)
+            value = given.get(name, spec[1].get("default") if len(spec) > 1 else None)
             socket_only = len(spec) > 1 and spec[1].get("forceInput")
             widget = (isinstance(spec[0], list) or spec[0] in WIDGET_TYPES) and not socket_only
             linked = isinstance(value, tuple)
@@ -75,6 +76,12 @@ def to_saved(nodes: dict[str, Node], info: dict[str, Any]) -> dict[str, Any]:
         "extra": {},
         "version": 0.4,
     }
+
+
+def _of_preset(node: Node, schema: dict[str, Any]) -> dict[str, Any]:
+    """What the node's preset shows on its knobs, for a node that has presets."""
+    options = schema["input"].get("required", {}).get("preset", [None, {}])[1]
+    return options.get("motioncache_presets", {}).get(node.inputs.get("preset"), {})
 
 
 def _inputs(schema: dict[str, Any]) -> list[tuple[str, list[Any]]]:
@@ -174,9 +181,7 @@ def tiny_world() -> dict[str, Node]:
     nodes = {
         "note": Node("MarkdownNote", (40, -180), {"text": note}, (660, 170), "Tiny world"),
         **_tiny_sources(),
-        "cache": Node(
-            "MotionCacheApply", (400, 40), {"model": ("model", 0), "preset": "custom", **TINY_CACHE}, (340, 200)
-        ),
+        "cache": Node("MotionCacheApply", (400, 40), {"model": ("model", 0), "preset": TINY_PRESET}, (340, 200)),
         "sample": Node(
             "MotionCacheAutoregressiveSampler",
             (780, 40),
@@ -213,9 +218,7 @@ def compare() -> dict[str, Node]:
     return {
         "note": Node("MarkdownNote", (40, -180), {"text": note}, (700, 170), "Compare cache settings"),
         **_tiny_sources(),
-        "cache": Node(
-            "MotionCacheApply", (400, 40), {"model": ("model", 0), "preset": "custom", **TINY_CACHE}, (340, 200)
-        ),
+        "cache": Node("MotionCacheApply", (400, 40), {"model": ("model", 0), "preset": TINY_PRESET}, (340, 200)),
         "plain": Node(sampler, (780, 40), {"model": ("model", 0), **sampling}, size, "Without MotionCache"),
         "cached": Node(sampler, (1160, 40), {"model": ("cache", 0), **sampling}, size, "With MotionCache"),
         "decode_plain": Node("VAEDecode", (1540, 40), {"samples": ("plain", 0), "vae": ("vae", 0)}, (300, 60)),
@@ -319,21 +322,11 @@ TINY_MODEL = "tiny_world_skyreels_v2_df.safetensors"
 TINY_VAE = "tiny_world_wan_vae.safetensors"
 TINY_PROMPT = "red ball moves right.safetensors"
 TINY_NEGATIVE = "empty.safetensors"
-TINY_CACHE: dict[str, Any] = {
-    "warmup_steps": 3,
-    "chunk_threshold": 0.1,
-    "token_threshold": 0.2,
-    "motion_floor": 0.4,
-    "min_update_ratio": 0.0,
-    "chunk_phase_updates": 2,
-    "distance": "patch embedding",
-    "vote": 1.0,
-}
+TINY_PRESET = "balanced (measured on the tiny world, 20 steps)"
 TINY_SAMPLING: dict[str, Any] = {
     "width": 96,
     "height": 96,
-    "frames": 57,
-    "window": 57,
+    "frames": 97,
     "steps": 20,
     "guidance": 2.0,
     "shift": 5.0,

@@ -33,7 +33,7 @@ def asked_scene() -> Scene:
 def test_the_video_shows_what_was_asked(demo: Rendered) -> None:
     with av.open(str(demo.video)) as video:
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]) / 255.0
-    assert len(frames) == 57
+    assert len(frames) == 97
     seen = measure(frames.astype(np.float32), asked_scene())
     assert seen.direction_right, f"{seen.angle_error:.0f} degrees off"
     assert seen.colour_right

@@ -36,8 +36,17 @@ def test_the_first_preset_holds_the_published_values():
 
 
 def test_presets_are_the_three_rules_and_off():
-    assert [preset.granularity for preset in PRESETS.values()] == ["token", "chunk", "step", "off"]
-    assert not any("fast" in name.lower() or "slow" in name.lower() for name in PRESETS), "not published as a pair"
+    rules = {name: preset for name, preset in PRESETS.items() if "tiny world" not in name}
+    assert [preset.granularity for preset in rules.values()] == ["token", "chunk", "step", "off"]
+    assert not any("fast" in name.lower() or "slow" in name.lower() for name in rules), "not published as a pair"
+
+
+def test_measured_presets_go_from_exact_to_fast_and_say_where_they_were_measured():
+    measured = {name: preset for name, preset in PRESETS.items() if "tiny world" in name}
+    assert [name.partition(" ")[0] for name in measured] == ["quality", "balanced", "fast"]
+    thresholds = [(preset.chunk_threshold, preset.token_threshold) for preset in measured.values()]
+    assert thresholds == sorted(thresholds)
+    assert len({preset.distance_table for preset in measured.values()}) == 1
 
 
 def test_a_configuration_cannot_be_changed_in_place():

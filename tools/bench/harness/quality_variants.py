@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from motioncache.motioncache_core.config import CacheConfig
+from motioncache.motioncache_core.config import PRESETS
 
 from .quality_table import CHUNK, SERIES, STEP, STOCK, TOKEN
 from .tiny_world_runs import CHUNK_WISE, VANILLA, Sampling
@@ -16,25 +17,17 @@ from .tiny_world_runs import CHUNK_WISE, VANILLA, Sampling
 TOGETHER = "vanilla block-causal, chunks at once"
 REFRESH = "chunk-wise, clean refresh"
 
-WARM_UP = 2
-"""Steps that every cache computes before it may reuse anything; the published 4 of 50 would be 1 or 2 of 20."""
-
-STEP_CONFIG = CacheConfig(
-    granularity="step", warmup_steps=WARM_UP, distance="patch embedding", min_update_ratio=0.0, vote=None
-)
-CHUNK_CONFIG = CacheConfig(
-    granularity="chunk", warmup_steps=WARM_UP, distance="patch embedding", min_update_ratio=0.0, vote=None
-)
-TOKEN_CONFIG = CacheConfig(
-    granularity="token", warmup_steps=WARM_UP, chunk_phase_updates=1, motion_floor=0.4, distance="patch embedding",
-    min_update_ratio=0.0, vote=None,
-)  # fmt: skip
+BALANCED = PRESETS["balanced (measured on the tiny world, 20 steps)"]
+"""What all caches share: warm-up and the calibrated distance."""
+TOKENS_PART_AT = 0.6
+"""Distance that a chunk covers before its tokens part; chosen on trained prompts."""
 THRESHOLDS: dict[str, tuple[float, ...]] = {
-    STEP: (0.05, 0.1, 0.15, 0.25),
-    STOCK: (0.05, 0.1, 0.2),
-    CHUNK: (0.08, 0.14, 0.2, 0.3),
-    TOKEN: (0.08, 0.14, 0.2, 0.3),
+    STEP: (0.1, 0.15, 0.25, 0.35),
+    STOCK: (0.1, 0.2, 0.4),
+    CHUNK: (0.1, 0.15, 0.25, 0.4),
+    TOKEN: (0.1, 0.15, 0.25, 0.4),
 }
+GRANULARITIES = {STEP: "step", CHUNK: "chunk", TOKEN: "token"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +73,11 @@ def _caches(series: str, thresholds: tuple[float, ...]) -> Iterator[Variant]:
             # The node follows one noise level that falls over the whole clip; the sampler refuses it otherwise.
             yield Variant(name, series, TOGETHER, Sampling(VANILLA, together=True, easycache=threshold), threshold)
             continue
-        config = {STEP: STEP_CONFIG, CHUNK: CHUNK_CONFIG, TOKEN: TOKEN_CONFIG}[series]
-        config = config.with_changes(chunk_threshold=threshold, token_threshold=threshold)
+        config = BALANCED.with_changes(
+            granularity=GRANULARITIES[series],
+            chunk_threshold=threshold,
+            token_threshold=threshold,
+            chunk_phase_updates=math.ceil(TOKENS_PART_AT / threshold) if threshold > 0 else 0,
+        )
         attention = VANILLA if series == STEP else CHUNK_WISE
         yield Variant(name, series, attention, Sampling(attention, cache=config), threshold)
