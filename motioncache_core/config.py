@@ -197,6 +197,8 @@ class Magi1CacheConfig(CacheConfig):
 
 TINY_WORLD_DISTANCES = ((999, 0.0), (0, 2.0))
 """Accumulated change of the residual of the tiny world's model by timestep, 20 steps, measured on trained prompts."""
+TINY_WORLD_WIDTH = 256
+"""Channels of a token of that model, by which it is told from others."""
 
 _TINY_WORLD = CacheConfig(
     warmup_steps=2,

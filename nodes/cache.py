@@ -7,7 +7,15 @@ from typing import get_args
 
 from comfy_api.latest import io
 
-from ..motioncache_core.config import PRESETS_OF_FAMILY, CacheConfig, ConfigError, Magi1CacheConfig, MotionSource
+from ..motioncache_core.config import (
+    PRESETS_OF_FAMILY,
+    TINY_WORLD_DISTANCES,
+    TINY_WORLD_WIDTH,
+    CacheConfig,
+    ConfigError,
+    Magi1CacheConfig,
+    MotionSource,
+)
 from ..motioncache_core.models.skyreels_v2.policy import COEFFICIENTS_BY_WIDTH
 from .host.model_support import FAMILY_NAMES, attach_config, family_of, why_not_served
 from .host.notify import notify
@@ -210,6 +218,11 @@ class MotionCacheApply(io.ComfyNode):
             notice = (
                 f"No published distance is known for a model of width {width}: the change of the picture itself is "
                 "measured instead, for which the published thresholds were not made."
+            )
+        if config.distance_table == TINY_WORLD_DISTANCES and width != TINY_WORLD_WIDTH:
+            notice = (
+                "This preset was measured on the tiny world that ships with the pack; on another model its distances "
+                "and thresholds are a guess. The summary of a run tells how to set the threshold."
             )
         if notice is not None:
             notify(node_id, notice)

@@ -43,9 +43,10 @@ def test_a_preset_measures_the_picture_where_no_polynomial_is_known(mc, caplog: 
         patched = apply.execute(model, name).args[0]
         config = support.attached_config(patched.model_options)
         assert support.attached_config(model.model_options) is None, "the MODEL that came in is not touched"
-        off = preset.granularity == "off"
-        assert config == (preset if off else preset.with_changes(distance="patch embedding"))
-        assert ("No published distance is known for a model of width 128" in caplog.text) is not off
+        kept = preset.granularity == "off" or preset.distance == "table"
+        assert config == (preset if kept else preset.with_changes(distance="patch embedding"))
+        assert ("No published distance is known for a model of width 128" in caplog.text) is not kept
+        assert ("measured on the tiny world" in caplog.text) is (preset.distance == "table")
 
 
 def test_own_knobs_reach_the_run(mc):
@@ -100,3 +101,19 @@ def test_the_report_is_json_and_its_share_is_that_of_the_picture(mc):
     found = mc.sample(mc.cached(), steps=8)
     assert json.loads(json.dumps(found.report))["format"] == "motioncache_report"
     assert found.decisions.share_computed().mean().item() == pytest.approx(found.summary["computed_fraction"], abs=0.01)
+
+
+def test_motion_can_be_seen_on_the_clean_prediction(mc):
+    noisy, clean, again = (
+        mc.sample(mc.cached(motion_source=source), steps=8)
+        for source in ("published", "clean prediction", "clean prediction")
+    )
+    assert torch.equal(clean.latents, again.latents)
+    weights = [
+        torch.cat([e.weights.flatten() for e in found.decisions.entries if e.weights is not None])
+        for found in (noisy, clean)
+    ]
+    assert weights[0].shape == weights[1].shape and not torch.equal(*weights)
+    assert not torch.equal(noisy.latents, clean.latents)
+    with pytest.raises(ValueError, match="motion_source is 'clean prediction'; it must be one of 'published'"):
+        mc.module("motioncache_core.config").Magi1CacheConfig(motion_source="clean prediction")
