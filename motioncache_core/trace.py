@@ -44,9 +44,10 @@ class Trace:
     columns: int
     entries: list[TraceEntry] = field(default_factory=list)
 
-    def add(self, event: CallEvent) -> None:
-        """Take up a call's decisions; a step without any counts as computed."""
+    def add(self, event: CallEvent) -> list[TraceEntry]:
+        """Take up a call's decisions; a step without any counts as computed. Returns an entry per part that steps."""
         start = self.plan.windows[event.call.window].start
+        known = len(self.entries)
         for part in event.call.parts:
             if part.step >= 0:
                 decisions = [d for d in event.decisions if d.chunk in (part.chunk, -1)]
@@ -61,6 +62,7 @@ class Trace:
                         self._mean(weights, part, 0.0).half() if weights else None,
                     )
                 )
+        return self.entries[known:]
 
     def share_computed(self) -> Tensor:
         """``[latent frames, h, w]`` share of its steps in which each token was recomputed, 0..1."""
