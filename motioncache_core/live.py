@@ -1,7 +1,7 @@
-"""The present state of a run as small plain data, for whoever watches it: made of the same events as report and trace.
+"""The present state of a run as small plain data, for whoever watches it: of the same events as report and trace.
 
-Numbers per cell (a chunk's step) go out as they come; pictures (which tokens, which motion weights) are packed only when
-somebody asks for them.
+Numbers per cell (a chunk's step) go out as they come; pictures (which tokens, which motion weights) are packed only
+when somebody asks for them.
 """
 
 from __future__ import annotations
@@ -71,7 +71,12 @@ def pack_weights(weights: Tensor, most: int = MOST_WEIGHTS) -> PackedWeights:
 
 @dataclass(frozen=True)
 class Picture:
-    """What one cell shows. ``bits``: tokens that at least one branch recomputed; ``None``: all or none, as the cell says."""
+    """What one cell shows.
+
+    Args:
+        bits: tokens that at least one branch recomputed; ``None``: all or none, as the cell says.
+        weights: made in this step, for the next one.
+    """
 
     bits: bytes | None
     weights: PackedWeights | None

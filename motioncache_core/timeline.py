@@ -1,4 +1,4 @@
-"""The picture of a run as lanes of chunks over rows of time: where a chunk's steps lie, before and while they happen."""
+"""The picture of a run as lanes of chunks over rows of time: where a chunk's steps lie, before and as they happen."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import cache, loaders, magi1_loaders, magi1_sampling, magi1_text, magi1_vae, preview, prompts, sampling
+from . import cache, loaders, magi1_loaders, magi1_sampling, magi1_text, magi1_vae, planning, preview, prompts, sampling
+from .host import routes
 
 NODES: list[type[io.ComfyNode]] = [
     *loaders.NODES,
@@ -22,4 +23,5 @@ class MotionCacheExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All node classes of the pack."""
+        routes.register(planning.drawn_plan)  # here, since older cores never call on_load
         return NODES
