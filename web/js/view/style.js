@@ -7,7 +7,7 @@ const dots = "radial-gradient(rgba(255,255,255,.8) 22%, transparent 26%)";
 
 const CSS = `
 .motioncache-view {
-  box-sizing: border-box; width: 100%; height: 100%; min-height: 0; display: flex; flex-direction: column; gap: 3px;
+  box-sizing: border-box; width: 100%; height: 100%; min-height: 0; contain: inline-size; display: flex; flex-direction: column; gap: 3px;
   padding: 4px; overflow: hidden; border-radius: 4px; font: 11px/14px sans-serif;
   color: var(--input-text, #ddd); background: var(--comfy-menu-bg, #353535); outline: none; user-select: none;
 }
