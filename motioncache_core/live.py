@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from typing import Any, Literal
 
@@ -142,10 +142,20 @@ class LiveState:
     def __post_init__(self, plan: Plan, config: CacheConfig | None) -> None:
         lanes = lanes_of(plan)
         self.lane_count = len(lanes)
+        self.lane_frames = [(lane.start, lane.stop) for lane in lanes]
         self._place = {(lane.window, lane.place): index for index, lane in enumerate(lanes)}
         self._lane_seconds = [0.0] * len(lanes)
         self._outline = outline(plan, lanes, config)
         self._planned_calls = len(plan.calls)
+
+    def take_settings(self, settings: Mapping[str, Any] | None) -> None:
+        """Take the cache's settings from a report in place of a configuration; ``None``: there was no cache."""
+        if settings is not None:
+            self._outline |= {
+                "cache": settings["granularity"],
+                "warmup": [settings.get("warmup_start", 0), settings["warmup_steps"]],
+                "thresholds": {"chunk": settings["chunk_threshold"], "token": settings["token_threshold"]},
+            }
 
     def add(self, event: CallEvent, entries: Sequence[TraceEntry]) -> None:
         """Take up a call. ``entries``: what :meth:`Trace.add` made of it. Only references are kept here."""

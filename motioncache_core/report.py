@@ -12,6 +12,7 @@ from .events import CallEvent, Decision
 from .flops import TransformerSize, pass_flops, prompt_flops
 from .plan import Call, Plan
 
+FORMAT = "motioncache_report"
 VERSION = 1
 
 
@@ -103,7 +104,7 @@ class Report:
             if len(call["chunks"]) == 1:
                 seconds[call["chunks"][0]] += call["seconds"]
         return {
-            "format": "motioncache_report",
+            "format": FORMAT,
             "version": VERSION,
             "family": self.plan.family,
             "sampling": "chunk-wise" if self.plan.chunk_wise else "vanilla",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .events import CallEvent, Decision
+from .overlay import within_frames
 from .plan import Part, Plan
 
 
@@ -80,6 +81,24 @@ class Trace:
             if entry.step == step:
                 picture[entry.start : entry.stop] = entry.computed.float() / 255
         return picture
+
+    def motion(self, before: int | None = None) -> Tensor:
+        """``[latent frames, h, w]`` motion, every frame from 0 to 1; 0 where no weights were made.
+
+        Args:
+            before: the weights that a chunk's step of that number was decided with; ``None``: mean over all steps.
+        """
+        total = torch.zeros(self.plan.latent_frames, self.rows, self.columns)
+        count = torch.zeros(self.plan.latent_frames, 1, 1)
+        for entry in self.entries:
+            if entry.weights is None or (before is not None and entry.step >= before):
+                continue
+            own = slice(entry.start, entry.stop)
+            if before is not None:  # later ones replace earlier ones
+                total[own], count[own] = 0.0, 0.0
+            total[own] += within_frames(entry.weights.float())
+            count[own] += 1
+        return within_frames(total / count.clamp_min(1))
 
     def _computed(self, decision: Decision, part: Part) -> Tensor:
         if decision.mask is not None:

@@ -2,7 +2,20 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import cache, loaders, magi1_loaders, magi1_sampling, magi1_text, magi1_vae, planning, preview, prompts, sampling
+from . import (
+    cache,
+    evaluate,
+    loaders,
+    magi1_loaders,
+    magi1_sampling,
+    magi1_text,
+    magi1_vae,
+    planning,
+    preview,
+    prompts,
+    report,
+    sampling,
+)
 from .host import routes
 
 NODES: list[type[io.ComfyNode]] = [
@@ -15,6 +28,8 @@ NODES: list[type[io.ComfyNode]] = [
     *magi1_sampling.NODES,
     *prompts.NODES,
     *preview.NODES,
+    *report.NODES,
+    *evaluate.NODES,
 ]
 
 

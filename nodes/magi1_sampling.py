@@ -18,7 +18,7 @@ from ..motioncache_core.report import Report
 from ..motioncache_core.trace import Trace
 from .host.chunk_session import RunSettings, token_grid
 from .host.latents import SPATIAL
-from .host.live_run import LiveRun
+from .host.live_run import live_run
 from .host.magi1_inputs import (
     CONTINUED,
     GUIDANCES,
@@ -280,7 +280,7 @@ class MotionCacheMagi1Sampler(io.ComfyNode):
         state = RunState.new(plan, batch, 16, *latent_size, patched.load_device)
         texts = chunk_texts(text, options, len(plan.windows[0].chunks), info.architecture.text_tokens, batch)
         colours = latent_colours(preview_format(vae))
-        with LiveRun(node_id, "MotionCacheMagi1Sampler", plan, cache, rows, columns, colours) as live:
+        with live_run(node_id, "MotionCacheMagi1Sampler", plan, cache, trace, colours) as live:
             session = Magi1Session(plan, settings, state, listen(report, trace, live), texts)
             run_windows(session, guider, given, None, callback_maker(vae))
         length = frames // TEMPORAL + (given.shape[2] if given is not None and given.shape[2] > 1 else 0)

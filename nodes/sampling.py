@@ -20,7 +20,7 @@ from ..motioncache_core.plan import Plan
 from ..motioncache_core.solvers import SOLVERS
 from ..motioncache_core.trace import Trace
 from .host.latents import SPATIAL, InputError, check_latents, encode_images
-from .host.live_run import LiveRun
+from .host.live_run import live_run
 from .host.memory import count_kv_in
 from .host.model_info import for_own_forward
 from .host.model_support import attached_config, why_not_served
@@ -265,9 +265,7 @@ class MotionCacheAutoregressiveSampler(io.ComfyNode):
         latent_size = (height // SPATIAL, width // SPATIAL)
         trace = Trace(plan, *token_grid(*latent_size, patched.model.diffusion_model.patch_size))
         colours = latent_colours(patched.model.latent_format)
-        with LiveRun(
-            node_id, "MotionCacheAutoregressiveSampler", plan, cache, trace.rows, trace.columns, colours
-        ) as live:
+        with live_run(node_id, "MotionCacheAutoregressiveSampler", plan, cache, trace, colours) as live:
             state = _new_state(plan, given, latent_size, patched.load_device)
             session = Session(plan, settings, state, listen(report, trace, live))
             encoder = vae if history != HISTORIES[0] else None
@@ -361,7 +359,7 @@ class MotionCacheAutoregressiveSamplerObject(io.ComfyNode):
             trace = Trace(plan, *token_grid(*latent_size, model.model.diffusion_model.patch_size))
             colours = latent_colours(model.model.latent_format)
             kind = "MotionCacheAutoregressiveSamplerObject"
-            live = LiveRun(node_id, kind, plan, cache, trace.rows, trace.columns, colours)
+            live = live_run(node_id, kind, plan, cache, trace, colours)
             heard = listen(report, trace, live)
 
             def told(event: Event) -> None:

@@ -44,7 +44,8 @@ def to_saved(nodes: dict[str, Node], info: dict[str, Any]) -> dict[str, Any]:
         sockets, values = [], []
         for name, spec in _inputs(schema):
             value = node.inputs.get(name, spec[1].get("default") if len(spec) > 1 else None)
-            widget = isinstance(spec[0], list) or spec[0] in WIDGET_TYPES
+            socket_only = len(spec) > 1 and spec[1].get("forceInput")
+            widget = (isinstance(spec[0], list) or spec[0] in WIDGET_TYPES) and not socket_only
             linked = isinstance(value, tuple)
             if widget:
                 values.append(None if linked else _default(value, spec))

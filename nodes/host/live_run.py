@@ -24,7 +24,7 @@ from ...motioncache_core.config import CacheConfig
 from ...motioncache_core.events import CallEvent, ChunkEvent, Event
 from ...motioncache_core.live import LiveState, Status
 from ...motioncache_core.plan import Plan
-from ...motioncache_core.trace import TraceEntry
+from ...motioncache_core.trace import Trace, TraceEntry
 from .thumbnails import Colours, Thumbnails
 
 EVENT = "motioncache.live"
@@ -50,37 +50,27 @@ class LiveRun:
     """One run's state and its sender; a context manager around the sampling.
 
     Args:
-        node: id of the node that shows it, ``None`` outside of a running graph: nothing is sent then.
-        kind: class of that node.
-        plan, config, rows, columns: of the run.
+        state: of a run; without a node nothing is sent. One that is over can be put on the board as it is.
         colours: for pictures of latents.
     """
 
-    def __init__(
-        self,
-        node: str | None,
-        kind: str,
-        plan: Plan,
-        config: CacheConfig | None,
-        rows: int,
-        columns: int,
-        colours: Colours | None = None,
-    ):
-        self.state = LiveState(plan, config, rows, columns, uuid.uuid4().hex[:12], node or "", kind)
+    def __init__(self, state: LiveState, colours: Colours | None = None):
+        self.state = state
         self.thumbnails: dict[int, Thumbnails] = {}
-        self._lock = threading.Lock()
         self._colours = colours
+        self._lock = threading.Lock()
         self._work: tuple[list[tuple[int, int, int]], Tensor] | None = None
         self._clean: deque[tuple[int, Tensor]] = deque()
         self._told: dict[int, int] = {}
         self._sent = 0
         self._next_thumbnail = 0.0
         self._wake, self._end = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._send_loop, name="motioncache-live", daemon=True) if node else None
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> LiveRun:
-        if self._thread is not None:
+        if self.state.node:
             BOARD.put(self)
+            self._thread = threading.Thread(target=self._send_loop, name="motioncache-live", daemon=True)
             self._thread.start()
             self._wake.set()
         return self
@@ -204,6 +194,21 @@ class LiveRun:
             self._told = {entry[0]: entry[1] for entry in versions}
             self._sent = self.state.seq
         server.send_sync(EVENT, change)
+
+
+def live_run(
+    node: str | None, kind: str, plan: Plan, config: CacheConfig | None, trace: Trace, colours: Colours | None
+) -> LiveRun:
+    """A run that begins.
+
+    Args:
+        node: id of the node that shows it, ``None`` outside of a running graph.
+        kind: class of that node.
+        plan, config, trace: of the run.
+        colours: for pictures of latents.
+    """
+    name = uuid.uuid4().hex[:12]
+    return LiveRun(LiveState(plan, config, trace.rows, trace.columns, name, node or "", kind), colours)
 
 
 def pages_open() -> bool:
