@@ -15,6 +15,8 @@ from .drawing import BLACK, GREY, LIGHT, Canvas, Colour, Spot, style, text_width
 SIZE = (960, 600)
 MARKS_ON_A_LINE = 12
 RING = 9.5
+NARROWEST_TICKS = 40.0
+"""Pixels for the names of ticks, so that plots below each other begin at the same place."""
 Better = Literal["low", "high"]
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels."""
@@ -127,8 +129,8 @@ def pareto_plot(
         if is_best:
             figure.canvas.ring(figure.spot(point.x, point.y), RING)
     figure.write_labels([(figure.spot(point.x, point.y), point.label) for point in points])
-    for name, x in references.items():
-        figure.write_reference(name, x)
+    for row, (name, x) in enumerate(references.items()):
+        figure.write_reference(name, x, row)
     return figure.canvas.finish()
 
 
@@ -197,7 +199,7 @@ class _Figure:
         top, bottom = 44 + len(legend.rows) * legend.height, height - 62
         self.y = Axis.around(ys or [0.0, 1.0], bottom, top)
         ticks = self.y.ticks(max(2, (bottom - top) // 50)) if ys else []
-        left = 52 + max((text_width(name, 13) for _, name in ticks), default=0.0)
+        left = 52 + max(NARROWEST_TICKS, *(text_width(name, 13) for _, name in ticks), 0.0)
         self.x = Axis.around(xs, left, width - 24, log_x)
         self.box: Box = (left, top, width - 24, bottom)
         self._draw_axes(title, x_label, y_label, ticks)
@@ -220,11 +222,13 @@ class _Figure:
         for end in (low, high):
             self.canvas.line([(x - 5, end), (x + 5, end)], colour, 1.4)
 
-    def write_reference(self, name: str, x: float) -> None:
-        """The name along the lower end of its line, on the side with room."""
+    def write_reference(self, name: str, x: float, row: int) -> None:
+        """The name near the lower end of its line, on the side with room, in a row of its own."""
         place = self.x.place(x)
         right = place + 6 + text_width(name, 13) < self.box[2]
-        self.canvas.text((place + (6 if right else -6), self.box[3] - 8), name, 13, GREY, "ls" if right else "rs")
+        self.canvas.text(
+            (place + (6 if right else -6), self.box[3] - 8 - 17 * row), name, 13, GREY, "ls" if right else "rs"
+        )
 
     def write_labels(self, labels: Sequence[tuple[Spot, str]]) -> None:
         """Each beside its point, where it covers the fewest other labels and points."""

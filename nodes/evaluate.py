@@ -15,6 +15,7 @@ from ..motioncache_core.quality import frame_groups, mean_psnr, psnr, ssim
 from ..motioncache_core.side_by_side import heat, side_by_side
 from ..motioncache_core.sweep import COSTS, Run, plot_series, read_run, references, table
 from .host.latents import InputError
+from .host.notify import show
 from .host.versions import advanced
 
 Sweep = io.Custom("MOTIONCACHE_SWEEP")
@@ -71,6 +72,7 @@ class MotionCacheCompareVideos(io.ComfyNode):
                 io.Float.Output(display_name="mean_ssim", tooltip="1 is equal; higher is more alike."),
                 io.String.Output(display_name="summary"),
             ],
+            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -81,6 +83,7 @@ class MotionCacheCompareVideos(io.ComfyNode):
         mask = None if mask is None else _fitting(mask, reference)
         found = _compare(reference, compared, mask)
         summary = _in_words(found, lengths, mask is not None)
+        show(cls.hidden.unique_id if cls.hidden is not None else None, summary)
         plot, worst = _plot(found), _worst_frame(reference, compared, mask, found.worst)
         return io.NodeOutput(
             _as_image(plot), _as_image(worst), found.mean_psnr, found.mean_ssim, summary, ui={"text": [summary]}
@@ -144,7 +147,7 @@ class MotionCacheSweep(io.ComfyNode):
         runs = (*previous, read_run(report, name, quality))
         plot = pareto_plot(
             plot_series(runs, x_axis),
-            title=f"{quality_name} over {x_axis}",
+            title=f"Quality over {x_axis}",
             x_label=x_axis,
             y_label=quality_name,
             log_x=log_x,
@@ -173,7 +176,7 @@ def _fitting(mask: Tensor, video: Tensor) -> Tensor:
         raise InputError(f"mask is {mask.shape[2]} x {mask.shape[1]} and the videos are {width} x {height}")
     if 1 < mask.shape[0] < frames:
         raise InputError(f"mask has {mask.shape[0]} frames; {frames} frames are compared (nearest: {frames}, or 1)")
-    mask = mask[:frames].clamp(min=0)
+    mask = mask[:frames].float().clamp(min=0)
     if not mask.any():
         raise InputError("mask is black everywhere; it must be white where the picture is judged")
     return mask
@@ -203,7 +206,7 @@ def _in_words(found: Comparison, lengths: tuple[int, int], masked: bool) -> str:
         lines[1:] = ["the videos are equal"]
     empty = int(found.psnr.isnan().sum())
     if empty:
-        lines.append(f"{empty} frames have a black mask and were left out")
+        lines.append(f"frames left out because their mask is black: {empty}")
     if lengths[0] != lengths[1]:
         lines.append(
             f"reference has {lengths[0]} frames and compared has {lengths[1]}; the first {frames} were compared"

@@ -173,10 +173,7 @@ def tiny_world() -> dict[str, Node]:
     )
     nodes = {
         "note": Node("MarkdownNote", (40, -180), {"text": note}, (660, 170), "Tiny world"),
-        "model": Node("MotionCacheLoadSkyReelsV2", (40, 40), {"model_name": TINY_MODEL}, (320, 140)),
-        "vae": Node("VAELoader", (40, 230), {"vae_name": TINY_VAE}, (320, 60)),
-        "positive": Node("MotionCacheLoadPrompt", (40, 340), {"prompt_name": TINY_PROMPT}, (320, 90), "Prompt"),
-        "negative": Node("MotionCacheLoadPrompt", (40, 480), {"prompt_name": TINY_NEGATIVE}, (320, 90), "Negative"),
+        **_tiny_sources(),
         "cache": Node(
             "MotionCacheApply", (400, 40), {"model": ("model", 0), "preset": "custom", **TINY_CACHE}, (340, 200)
         ),
@@ -188,6 +185,49 @@ def tiny_world() -> dict[str, Node]:
         ),
     }
     return _finish(nodes, 1160, "motioncache/tiny_world", 24.0)
+
+
+def _tiny_sources() -> dict[str, Node]:
+    """Model, VAE and prompts of the tiny world."""
+    return {
+        "model": Node("MotionCacheLoadSkyReelsV2", (40, 40), {"model_name": TINY_MODEL}, (320, 140)),
+        "vae": Node("VAELoader", (40, 230), {"vae_name": TINY_VAE}, (320, 60)),
+        "positive": Node("MotionCacheLoadPrompt", (40, 340), {"prompt_name": TINY_PROMPT}, (320, 90), "Prompt"),
+        "negative": Node("MotionCacheLoadPrompt", (40, 480), {"prompt_name": TINY_NEGATIVE}, (320, 90), "Negative"),
+    }
+
+
+def compare() -> dict[str, Node]:
+    """The tiny world with and without MotionCache: how alike are the videos, and what did each cost?"""
+    note = (
+        "**What do my settings cost in quality?** The same video twice, same prompt and seed, without and with "
+        "MotionCache. *Compare videos* measures how alike they are; *MotionCache sweep* puts quality and cost into a "
+        "plot.\n\nTo try more settings, copy MotionCache, its sampler, VAE Decode, Compare videos and the last sweep, "
+        "turn the knobs, and connect *previous* to the sweep before. For your own model, replace loaders and prompts."
+    )
+    sampling = {"positive": ("positive", 0), "negative": ("negative", 0), **TINY_SAMPLING}
+    videos = {"reference": ("decode_plain", 0), "compared": ("decode_cached", 0)}
+    plain = {"report": ("plain", 1), "label": "without MotionCache"}
+    cached = {"report": ("cached", 1), "label": "MotionCache", "quality": ("compare", 2), "previous": ("first", 0)}
+    sampler, size = "MotionCacheAutoregressiveSampler", (340, 480)
+    return {
+        "note": Node("MarkdownNote", (40, -180), {"text": note}, (700, 170), "Compare cache settings"),
+        **_tiny_sources(),
+        "cache": Node(
+            "MotionCacheApply", (400, 40), {"model": ("model", 0), "preset": "custom", **TINY_CACHE}, (340, 200)
+        ),
+        "plain": Node(sampler, (780, 40), {"model": ("model", 0), **sampling}, size, "Without MotionCache"),
+        "cached": Node(sampler, (1160, 40), {"model": ("cache", 0), **sampling}, size, "With MotionCache"),
+        "decode_plain": Node("VAEDecode", (1540, 40), {"samples": ("plain", 0), "vae": ("vae", 0)}, (300, 60)),
+        "decode_cached": Node("VAEDecode", (1540, 150), {"samples": ("cached", 0), "vae": ("vae", 0)}, (300, 60)),
+        "compare": Node("MotionCacheCompareVideos", (1540, 260), videos, (300, 210)),
+        "first": Node("MotionCacheSweep", (1540, 520), plain, (300, 150)),
+        "second": Node("MotionCacheSweep", (1540, 720), cached, (300, 150)),
+        "frames": Node("PreviewImage", (1880, -180), {"images": ("compare", 0)}, (460, 370), "Frame by frame"),
+        "worst": Node("PreviewImage", (1880, 240), {"images": ("compare", 1)}, (460, 240), "Worst frame"),
+        "plot": Node("PreviewImage", (1880, 530), {"images": ("second", 1)}, (460, 350), "Quality over cost"),
+        "table": Node("PreviewAny", (40, 640), {"source": ("second", 2)}, (700, 230), "All runs"),
+    }
 
 
 def skyreels(image: bool) -> dict[str, Node]:
@@ -306,6 +346,7 @@ MAGI1_TEXT = "t5xxl_fp16.safetensors"
 
 WORKFLOWS = {
     "tiny_world_demo": tiny_world,
+    "compare_cache_settings": compare,
     "skyreels_v2_text_to_video": lambda: skyreels(image=False),
     "skyreels_v2_image_to_video": lambda: skyreels(image=True),
     "magi1_text_to_video": magi1,

@@ -25,6 +25,8 @@ NODE_IDS = {
     "MotionCacheSavePrompt",
     "MotionCacheLoadPrompt",
     "MotionCacheDecisionMask",
+    "MotionCacheCompareVideos",
+    "MotionCacheSweep",
 }
 SHIPPED = {"__init__.py", "nodes", "motioncache_core", "workflows", "tiny_world", "pyproject.toml", "README.md"}
 SHIPPED |= {"LICENSE", "CHANGELOG.md", "icon.png"}

@@ -74,7 +74,7 @@ def test_frames_with_a_black_mask_are_left_out_and_counted(nodes):
     kept = [0, 1, 2, 4]
     assert psnr == pytest.approx(mean_psnr(a[kept], b[kept]))
     assert alike == pytest.approx(float(ssim(a[kept], b[kept]).mean()))
-    assert "1 frames have a black mask" in summary and "worst frame 3" not in summary
+    assert "mask is black: 1" in summary and "worst frame 3" not in summary
 
 
 def test_of_different_lengths_the_common_part_counts_and_it_is_said(nodes):

@@ -134,6 +134,13 @@ def test_a_reference_is_drawn_alone_and_beside_points():
         pareto_plot({"a": [(0.0, 1.0, "")]}, log_x=True, **WORDS)
 
 
+def test_names_of_references_at_the_same_place_do_not_cover_each_other(monkeypatch: pytest.MonkeyPatch):
+    spots = {}
+    monkeypatch.setattr(Canvas, "text", lambda self, spot, text, *more, **named: spots.update({text: spot}))
+    pareto_plot({"a": [(1, 30, "")]}, references={"vanilla": 2.0, "chunk-wise": 2.0}, **WORDS)
+    assert abs(spots["vanilla"][1] - spots["chunk-wise"][1]) >= 14
+
+
 def test_labels_keep_off_each_other_and_stay_inside(monkeypatch: pytest.MonkeyPatch):
     found = []
     write = Canvas.text
