@@ -10,7 +10,7 @@ from ..motioncache_core.config import PRESETS_OF_FAMILY, CacheConfig, ConfigErro
 from ..motioncache_core.models.skyreels_v2.policy import COEFFICIENTS_BY_WIDTH
 from .host.model_support import FAMILY_NAMES, attach_config, family_of, why_not_served
 from .host.notify import notify
-from .host.versions import advanced
+from .host.versions import advanced, search_aliases
 
 CUSTOM = "custom"
 AUTO = "auto (by model)"
@@ -29,6 +29,7 @@ class MotionCacheApply(io.ComfyNode):
             node_id="MotionCacheApply",
             display_name="MotionCache",
             category="MotionCache",
+            **search_aliases("TeaCache", "FlowCache", "token cache", "feature cache", "skip steps", "accelerate"),
             description=(
                 "Reuses what did not change: each chunk is recomputed or reused as a whole at first, then token by "
                 "token, moving parts more often than still ones. Acts in the Autoregressive and the MAGI-1 sampler."

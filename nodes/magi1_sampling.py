@@ -46,7 +46,7 @@ from .host.roles import UnsupportedError, refuse_unsupported
 from .host.run_settings import KV_PRECISIONS
 from .host.runs import PLACES, check_size, listen, run_windows
 from .host.thumbnails import latent_colours
-from .host.versions import advanced
+from .host.versions import advanced, search_aliases
 from .sampling import Decisions
 
 ATTENTIONS = {"chunk-wise": "chunk-wise", "vanilla (window together)": "staged window"}
@@ -65,6 +65,7 @@ class MotionCacheMagi1Sampler(io.ComfyNode):
             node_id="MotionCacheMagi1Sampler",
             display_name=SAMPLER_NAME,
             category="MotionCache",
+            **search_aliases("MAGI", "KSampler", "video to video", "long video"),
             description="Makes a video with MAGI-1 chunk by chunk, from text, an image or a video, any length.",
             inputs=[
                 io.Model.Input("model", tooltip="MAGI-1, with or without MotionCache."),

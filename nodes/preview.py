@@ -33,6 +33,7 @@ class MotionCacheDecisionMask(io.ComfyNode):
             node_id="MotionCacheDecisionMask",
             display_name="Decisions as mask",
             category="MotionCache",
+            **search_aliases("recomputed tokens", "cache mask"),
             description="White where the picture was recomputed, black where it was reused; one mask a video frame.",
             inputs=[
                 Decisions.Input("decisions", tooltip="From the pack's samplers."),

@@ -31,7 +31,7 @@ from .host.runs import PLACES, check_size, listen, run_windows
 from .host.sampler import AutoregressiveSampler, RunOfSampler
 from .host.session import RunSettings, Session, token_grid
 from .host.thumbnails import latent_colours
-from .host.versions import advanced
+from .host.versions import advanced, search_aliases
 
 ATTENTIONS = ["chunk-wise", "vanilla full", "vanilla block-causal"]
 HISTORIES = ["latents", "re-encode with VAE"]
@@ -121,6 +121,7 @@ class MotionCacheAutoregressiveSampler(io.ComfyNode):
             node_id="MotionCacheAutoregressiveSampler",
             display_name="Autoregressive sampler",
             category="MotionCache",
+            **search_aliases("SkyReels", "KSampler", "diffusion forcing", "long video"),
             description="Makes a video with SkyReels-V2 (diffusion forcing) chunk by chunk, any length.",
             inputs=[
                 io.Model.Input("model", tooltip="SkyReels-V2 diffusion forcing, with or without MotionCache."),
@@ -305,6 +306,7 @@ class MotionCacheAutoregressiveSamplerObject(io.ComfyNode):
             node_id="MotionCacheAutoregressiveSamplerObject",
             display_name="Autoregressive sampler (SAMPLER)",
             category="MotionCache",
+            **search_aliases("SkyReels", "SamplerCustomAdvanced", "diffusion forcing"),
             description=(
                 "For SamplerCustomAdvanced with any guider. Length and size come from the latent, noise levels (and "
                 "shift) from SIGMAS, the seed from RandomNoise, cache settings from the guider's MODEL. Leading frames "

@@ -111,3 +111,15 @@ def test_what_cannot_be_drawn_says_why(mc: Any, request_: dict[str, Any], said: 
 def test_a_knob_out_of_range_names_the_nearest_value(mc: Any) -> None:
     with pytest.raises(ValueError, match=r"\(nearest: 1000\)"):
         mc.module("nodes.planning").drawn_plan({"node": SKYREELS, "inputs": {"steps": 2000}})
+
+
+def test_aliases_are_given_where_the_core_knows_them(mc: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a node's schema in this core, and in one whose schemas have the field."""
+    import dataclasses
+
+    versions = mc.module("nodes.host.versions")
+    known = "search_aliases" in {f.name for f in dataclasses.fields(versions.io.Schema)}
+    assert versions.search_aliases("a", "b") == ({"search_aliases": ["a", "b"]} if known else {})
+    newer = dataclasses.make_dataclass("Schema", ["node_id", ("search_aliases", list, dataclasses.field(default=None))])
+    monkeypatch.setattr(versions.io, "Schema", newer)
+    assert versions.search_aliases("a", "b") == {"search_aliases": ["a", "b"]}

@@ -21,8 +21,8 @@ export function describeRun(run) {
   if (!run.now?.length) return "begins";
   const [kind, lane, step] = run.now;
   const doing = { context: "shows given frames", refresh: `passes chunk ${lane} clean` }[kind] ?? `chunk ${lane}, step ${step}`;
-  const rest = left === null ? "" : `, about ${seconds(left)} left`;
-  return `${doing} · pass ${calls} of ${planned}${rest}`;
+  const rest = left === null ? "" : ` · ≈ ${seconds(left)} left`;
+  return `${doing} · pass ${calls}/${planned}${rest}`;
 }
 
 export function describeTotals(run) {
@@ -31,7 +31,7 @@ export function describeTotals(run) {
   const [full, partial, reused] = outcomes;
   const steps = full + partial + reused;
   const saved = steps ? ` · branch steps: ${full} full, ${partial} partly, ${reused} skipped` : "";
-  return `computed ${percent(computed / total)} of token passes (not a speed-up)${saved} · ${seconds(spent)} in the model`;
+  return `computed ${percent(computed / total)} of token passes (not a speed-up)${saved} · ${seconds(spent)}`;
 }
 
 export function describePlan(plan, problem, plans) {
@@ -47,7 +47,7 @@ export function describePlan(plan, problem, plans) {
 /** Chunk, step, phase, what happened or is expected, distance, threshold, computed share, time. */
 export function describeCell(head, run, plan, { lane, step }) {
   const [start, stop, begin, window] = head.lanes[lane];
-  const where = `chunk ${lane} (latent frames ${start}–${stop - 1}${window ? `, window ${window}` : ""}), step ${step}`;
+  const where = `chunk ${lane} (latents ${start}–${stop - 1}${window ? `, window ${window}` : ""}), step ${step}`;
   if (!run) {
     const cell = plan.cells[lane * plan.steps + step];
     const phase = PHASES[cell[2]];
@@ -62,7 +62,7 @@ export function describeCell(head, run, plan, { lane, step }) {
   const outcome = { full: "all recomputed", partial: `${percent(computed / total)} recomputed`, reused: "all reused" };
   const far = distance === null ? "" : `, distance ${distance.toPrecision(3)}${threshold(head, phase)}`;
   const waits = waited ? ", too few needed work" : "";
-  const lasted = `, ${seconds(spent)}; chunk so far ${seconds(run.totals.seconds_by_lane[lane])}`;
+  const lasted = `, ${seconds(spent)} (chunk ${seconds(run.totals.seconds_by_lane[lane])})`;
   return `${where}: ${phaseWords(phase)}${outcome[OUTCOMES[outcomeAt]]}${far}${waits}${lasted}`;
 }
 
