@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -13,9 +12,7 @@ import pytest
 
 from tools.host.environment import Environment
 from tools.host.server import ComfyServer
-from tools.host.stage import FULL, REUSED, SAMPLER, Stage, near
-
-PREVIEW = "MotionCacheMotionMaskPreview"
+from tools.host.stage import FULL, REUSED, Stage, near, sampler_graph
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +33,7 @@ def stage(request: pytest.FixtureRequest, browser: Any) -> Iterator[Any]:
     version, renderer = request.param.split()
     comfy = request.getfixturevalue("comfy" if version == "1.32.9" else "new_front")
     made = Stage.open(browser, comfy, request.param, renderer == "nodes2")
-    made.graph()
+    made.graph(sampler_graph())
     made.look()
     made.planned = made.state()
     made.planned_pixels = made.pixels("timeline")
@@ -47,7 +44,6 @@ def stage(request: pytest.FixtureRequest, browser: Any) -> Iterator[Any]:
     made.set("MotionCacheApply", "warmup_steps", 3)
     made.until(lambda: "step 4" in made.state()["words"][0])
     made.heights = [made.box()["height"]]
-    made.set(SAMPLER, "seed", random.randrange(2**31))
     made.queue()
     made.running = made.until(lambda: (s := made.state())["run"] and len(s["run"]["cells"]) >= 20 and s)
     made.heights.append(made.box()["height"])
@@ -202,12 +198,12 @@ def test_a_second_page_and_a_reload_show_the_same(stage: Any) -> None:
     stage.call(f"v.choose({lane}, {step}, 2)")
     before, timeline = stage.state(), stage.pixels("timeline")
     other = Stage.open(None, stage.comfy, stage.name, "nodes2" in stage.name, stage.page.context)
-    other.graph()
+    other.graph(sampler_graph())
     found = other.until(lambda: (s := other.state())["run"] and s)
     assert found["run"] == before["run"]
     other.page.close()
     stage.load()
-    stage.graph()
+    stage.graph(sampler_graph())
     stage.look()
     stage.until(lambda: stage.state()["run"])
     stage.until(lambda: stage.state()["mode"] == "run")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tools.host.server import ComfyServer
-from tools.host.stage import DEMO, SAMPLER, Stage
+from tools.host.stage import DEMO, SAMPLER, Stage, sampler_graph
 
 OBJECT, PREVIEW = "MotionCacheAutoregressiveSamplerObject", "MotionCacheMotionMaskPreview"
 
@@ -23,23 +23,6 @@ def stage(browser: Any, comfy: ComfyServer) -> Iterator[Stage]:
     yield made
     made.page.context.close()
     assert not [error for error in made.errors if "motioncache" in error.lower()]
-
-
-def demo_up_to_the_sampler() -> dict[str, Any]:
-    """The demo's graph without decoding, which takes most of its time."""
-    graph = json.loads(DEMO.read_text(encoding="utf-8"))
-    sampler = next(n for n in graph["nodes"] if n["type"] == SAMPLER)
-    gone = {n["id"] for n in graph["nodes"] if n["type"] in ("VAEDecode", "CreateVideo", "SaveVideo")}
-    gone |= {n["id"] for n in graph["nodes"] if n["type"] in ("MotionCacheDecisionMask", "MaskToImage")}
-    gone |= {n["id"] for n in graph["nodes"] if n["type"] == "SaveAnimatedWEBP"}
-    graph["nodes"] = [n for n in graph["nodes"] if n["id"] not in gone]
-    graph["links"] = [link for link in graph["links"] if link[1] not in gone and link[3] not in gone]
-    left = {link[0] for link in graph["links"]}
-    for node in graph["nodes"]:
-        for output in node.get("outputs", []):
-            output["links"] = [link for link in output["links"] or [] if link in left]
-    sampler["widgets_values"][4] = random.randrange(2**31)
-    return graph
 
 
 def add_second_sampler(stage: Stage) -> None:
@@ -70,7 +53,7 @@ def add_second_sampler(stage: Stage) -> None:
 
 
 def test_each_of_several_samplers_shows_its_own_run(stage: Stage) -> None:
-    stage.graph(demo_up_to_the_sampler())
+    stage.graph(sampler_graph())
     add_second_sampler(stage)
     stage.until(lambda: stage.page.evaluate("kind => window.mc.nodes(kind).length", SAMPLER) == 2)
     stage.queue()
@@ -80,7 +63,7 @@ def test_each_of_several_samplers_shows_its_own_run(stage: Stage) -> None:
 
 
 def test_the_view_works_inside_a_subgraph(stage: Stage) -> None:
-    stage.graph(demo_up_to_the_sampler())
+    stage.graph(sampler_graph())
     before = stage.state()["run"]
     stage.page.evaluate(
         """kind => {
