@@ -16,6 +16,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py bench widget", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="paired rounds")
     parser.add_argument("--steps", type=int, default=20, help="steps of every chunk")
+    parser.add_argument("--pages", type=int, nargs="*", default=[1, 5], help="numbers of pages to compare with none")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as base, ComfyServer(Path(base)) as comfy, browser() as chromium:
         prompt = sampler_alone(comfy, options.steps)
         kinds: dict[str, Watchers] = {
             "0 pages": contextlib.nullcontext,
-            "1 page": lambda: pages(chromium, comfy, 1),
-            "5 pages": lambda: pages(chromium, comfy, 5),
+            **{f"{n} page{'s' * (n > 1)}": partial(pages, chromium, comfy, n) for n in options.pages},
             "5 clients": lambda: clients(comfy, 5),
             "1 stuck client": lambda: clients(comfy, 1, reads=False),
         }

@@ -128,7 +128,7 @@ class Stage:
         """Press Run."""
         self.page.evaluate("async () => { await app.queuePrompt(0, 1); }")
 
-    def until(self, condition: Callable[[], Any], seconds: float = 240) -> Any:
+    def until(self, condition: Callable[[], Any], seconds: float = 600) -> Any:
         """Wait for a condition and return its value."""
         end = time.monotonic() + seconds
         while not (value := condition()):
