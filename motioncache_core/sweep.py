@@ -56,7 +56,7 @@ def read_run(report: str, label: str, quality: float | None) -> Run:
     """
     if quality is not None and not math.isfinite(quality):
         raise ValueError(f"quality is {quality:g}; it must be a finite number")
-    content = _parse(report)
+    content = parse_report(report)
     summary = content["summary"]
     numbers = [summary[name] for name in ("computed_fraction", "flops", "seconds")]
     video = (content["family"], content["latent_frames"])
@@ -111,7 +111,7 @@ def table(runs: Sequence[Run], cost: str, quality_name: str) -> str:
     return "\n".join(lines)
 
 
-def _parse(report: str) -> dict[str, Any]:
+def parse_report(report: str) -> dict[str, Any]:
     """The report's JSON, with all that is read from it present and of its kind."""
     start = " ".join(report.split())[:40]
     try:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .events import CallEvent, Decision
+from .overlay import within_frames
 from .plan import Part, Plan
 
 
@@ -44,9 +45,10 @@ class Trace:
     columns: int
     entries: list[TraceEntry] = field(default_factory=list)
 
-    def add(self, event: CallEvent) -> None:
-        """Take up a call's decisions; a step without any counts as computed."""
+    def add(self, event: CallEvent) -> list[TraceEntry]:
+        """Take up a call's decisions; a step without any counts as computed. Returns an entry per part that steps."""
         start = self.plan.windows[event.call.window].start
+        known = len(self.entries)
         for part in event.call.parts:
             if part.step >= 0:
                 decisions = [d for d in event.decisions if d.chunk in (part.chunk, -1)]
@@ -61,6 +63,7 @@ class Trace:
                         self._mean(weights, part, 0.0).half() if weights else None,
                     )
                 )
+        return self.entries[known:]
 
     def share_computed(self) -> Tensor:
         """``[latent frames, h, w]`` share of its steps in which each token was recomputed, 0..1."""
@@ -78,6 +81,24 @@ class Trace:
             if entry.step == step:
                 picture[entry.start : entry.stop] = entry.computed.float() / 255
         return picture
+
+    def motion(self, before: int | None = None) -> Tensor:
+        """``[latent frames, h, w]`` motion, every frame from 0 to 1; 0 where no weights were made.
+
+        Args:
+            before: the weights that a chunk's step of that number was decided with; ``None``: mean over all steps.
+        """
+        total = torch.zeros(self.plan.latent_frames, self.rows, self.columns)
+        count = torch.zeros(self.plan.latent_frames, 1, 1)
+        for entry in self.entries:
+            if entry.weights is None or (before is not None and entry.step >= before):
+                continue
+            own = slice(entry.start, entry.stop)
+            if before is not None:  # later ones replace earlier ones
+                total[own], count[own] = 0.0, 0.0
+            total[own] += within_frames(entry.weights.float())
+            count[own] += 1
+        return within_frames(total / count.clamp_min(1))
 
     def _computed(self, decision: Decision, part: Part) -> Tensor:
         if decision.mask is not None:

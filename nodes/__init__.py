@@ -11,10 +11,13 @@ from . import (
     magi1_sampling,
     magi1_text,
     magi1_vae,
+    planning,
     preview,
     prompts,
+    report,
     sampling,
 )
+from .host import routes
 
 NODES: list[type[io.ComfyNode]] = [
     *loaders.NODES,
@@ -27,6 +30,7 @@ NODES: list[type[io.ComfyNode]] = [
     *magi1_sampling.NODES,
     *prompts.NODES,
     *preview.NODES,
+    *report.NODES,
     *evaluate.NODES,
 ]
 
@@ -36,4 +40,5 @@ class MotionCacheExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All node classes of the pack."""
+        routes.register(planning.drawn_plan)  # here, since older cores never call on_load
         return NODES

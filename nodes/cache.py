@@ -19,7 +19,7 @@ from ..motioncache_core.config import (
 from ..motioncache_core.models.skyreels_v2.policy import COEFFICIENTS_BY_WIDTH
 from .host.model_support import FAMILY_NAMES, attach_config, family_of, why_not_served
 from .host.notify import notify
-from .host.versions import advanced
+from .host.versions import advanced, search_aliases
 
 CUSTOM = "custom"
 AUTO = "auto (by model)"
@@ -39,6 +39,7 @@ class MotionCacheApply(io.ComfyNode):
             node_id="MotionCacheApply",
             display_name="MotionCache",
             category="MotionCache",
+            **search_aliases("TeaCache", "FlowCache", "token cache", "feature cache", "skip steps", "accelerate"),
             description=(
                 "Reuses what did not change: each chunk is recomputed or reused as a whole at first, then token by "
                 "token, moving parts more often than still ones. Acts in the Autoregressive and the MAGI-1 sampler."
@@ -207,23 +208,8 @@ class MotionCacheApply(io.ComfyNode):
             notify(node_id, f"{reason} It passes unchanged.")
             return io.NodeOutput(model)
         family = family_of(model)
-        if preset == CUSTOM:
-            config, notice = custom_config(Magi1CacheConfig if family == "magi1" else CacheConfig, **knobs), None
-        else:
-            config, notice = preset_for(preset, family)
         width = model.model.diffusion_model.config.dim if family == "magi1" else model.model.diffusion_model.dim
-        automatic = config.distance == "time embedding" and (preset != CUSTOM or knobs["distance"] == AUTO)
-        if automatic and config.granularity != "off" and width not in COEFFICIENTS_BY_WIDTH:
-            config = config.with_changes(distance="patch embedding")
-            notice = (
-                f"No published distance is known for a model of width {width}: the change of the picture itself is "
-                "measured instead, for which the published thresholds were not made."
-            )
-        if config.distance_table == TINY_WORLD_DISTANCES and width != TINY_WORLD_WIDTH:
-            notice = (
-                "This preset was measured on the tiny world that ships with the pack; on another model its distances "
-                "and thresholds are a guess. The summary of a run tells how to set the threshold."
-            )
+        config, notice = settings_for(family, width, preset, knobs)
         if notice is not None:
             notify(node_id, notice)
         patched = model.clone()
@@ -236,6 +222,37 @@ def _with_values(preset: io.Combo.Input) -> io.Combo.Input:
     presets = {name: config for presets in reversed(PRESETS_OF_FAMILY.values()) for name, config in presets.items()}
     preset.extra_dict["motioncache_presets"] = {name: knobs_of(presets[name]) for name in PRESET_NAMES}
     return preset
+
+
+def settings_for(
+    family: str, width: int | None, preset: str, knobs: dict[str, object]
+) -> tuple[CacheConfig, str | None]:
+    """(settings of the node for a model, a notice if they are not quite what was asked for).
+
+    Args:
+        width: of the model, ``None`` if it is not known: the published one is assumed.
+
+    Raises:
+        ConfigError: a knob has an illegal value, or the family has nothing of the preset's kind.
+    """
+    if preset == CUSTOM:
+        config, notice = custom_config(Magi1CacheConfig if family == "magi1" else CacheConfig, **knobs), None
+    else:
+        config, notice = preset_for(preset, family)
+    automatic = config.distance == "time embedding" and (preset != CUSTOM or knobs["distance"] == AUTO)
+    known = width is None or width in COEFFICIENTS_BY_WIDTH
+    if automatic and config.granularity != "off" and not known:
+        config = config.with_changes(distance="patch embedding")
+        notice = (
+            f"No published distance is known for a model of width {width}: the change of the picture itself is "
+            "measured instead, for which the published thresholds were not made."
+        )
+    if config.distance_table == TINY_WORLD_DISTANCES and width not in (None, TINY_WORLD_WIDTH):
+        notice = (
+            "This preset was measured on the tiny world that ships with the pack; on another model its distances and "
+            "thresholds are a guess. The summary of a run tells how to set the threshold."
+        )
+    return config, notice
 
 
 def preset_for(preset: str, family: str) -> tuple[CacheConfig, str | None]:

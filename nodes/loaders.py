@@ -12,6 +12,7 @@ from ..motioncache_core.models.skyreels_v2.checkpoint import CheckpointError, fp
 from .host.model_info import SkyReelsV2Info, add_fps_patch, attach
 from .host.model_paths import UnknownFileError, fingerprint, model_choices, resolve_model
 from .host.notify import show
+from .host.versions import search_aliases
 from .host.wan_loading import WEIGHT_DTYPES, load_wan
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ class MotionCacheLoadSkyReelsV2(io.ComfyNode):
             node_id="MotionCacheLoadSkyReelsV2",
             display_name="Load SkyReels-V2 (diffusion forcing)",
             category="MotionCache",
+            **search_aliases("SkyReels", "diffusion forcing", "checkpoint loader", "long video"),
             description=(
                 "Loads a SkyReels-V2 DF model from models/diffusion_models: official or diffusers folder, or a single "
                 "file, in float32, bf16, fp16 or fp8. LoRA, offloading and stock samplers work on the MODEL."

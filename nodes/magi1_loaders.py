@@ -12,6 +12,7 @@ from ..motioncache_core.models.magi1.checkpoint import CheckpointError, read_lay
 from .host.magi1_model import WEIGHT_DTYPES, load_magi1
 from .host.model_paths import UnknownFileError, fingerprint, model_choices, resolve_model
 from .host.notify import show
+from .host.versions import search_aliases
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ class MotionCacheLoadMagi1(io.ComfyNode):
             node_id="MotionCacheLoadMagi1",
             display_name="Load MAGI-1",
             category="MotionCache",
+            **search_aliases("MAGI", "autoregressive video", "checkpoint loader"),
             description=(
                 "Loads MAGI-1 (4.5B or 24B, base, distilled or quantised) from models/diffusion_models: the official "
                 "folder, its index, any of its shards, or one merged file. LoRA and offloading work on the MODEL."

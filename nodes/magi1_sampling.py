@@ -18,6 +18,7 @@ from ..motioncache_core.report import Report
 from ..motioncache_core.trace import Trace
 from .host.chunk_session import RunSettings, token_grid
 from .host.latents import SPATIAL
+from .host.live_run import live_run
 from .host.magi1_inputs import (
     CONTINUED,
     GUIDANCES,
@@ -29,7 +30,7 @@ from .host.magi1_inputs import (
     transformer_size,
 )
 from .host.magi1_model import SAMPLER_NAME
-from .host.magi1_preview import callback_maker
+from .host.magi1_preview import callback_maker, preview_format
 from .host.magi1_prompts import Schedule, Script
 from .host.magi1_session import PATCH, Magi1Guider, Magi1Session, count_stored, ignored_changes
 from .host.model_support import attached_config, why_not_served
@@ -37,7 +38,8 @@ from .host.notify import notify
 from .host.roles import UnsupportedError, refuse_unsupported
 from .host.run_settings import KV_PRECISIONS
 from .host.runs import PLACES, check_size, listen, run_windows
-from .host.versions import advanced
+from .host.thumbnails import latent_colours
+from .host.versions import advanced, search_aliases
 from .magi1_prompts import ChunkPrompts
 from .sampling import Decisions
 
@@ -57,6 +59,7 @@ class MotionCacheMagi1Sampler(io.ComfyNode):
             node_id="MotionCacheMagi1Sampler",
             display_name=SAMPLER_NAME,
             category="MotionCache",
+            **search_aliases("MAGI", "KSampler", "video to video", "long video"),
             description="Makes a video with MAGI-1 chunk by chunk, from text, an image or a video, any length.",
             inputs=[
                 io.Model.Input("model", tooltip="MAGI-1, with or without MotionCache."),
@@ -281,13 +284,16 @@ class MotionCacheMagi1Sampler(io.ComfyNode):
         batch = 1 if given is None else given.shape[0]
         state = RunState.new(plan, batch, 16, *latent_size, patched.load_device)
         texts = script.texts(len(chunks), given_chunks, info.architecture.text_tokens, batch)
-        session = Magi1Session(plan, settings, state, listen(report, trace), texts)
-        run_windows(session, guider, given, None, callback_maker(vae))
+        colours = latent_colours(preview_format(vae))
+        with live_run(node_id, "MotionCacheMagi1Sampler", plan, cache, trace, colours) as live:
+            session = Magi1Session(plan, settings, state, listen(report, trace, live), texts)
+            run_windows(session, guider, given, None, callback_maker(vae))
         length = frames // TEMPORAL + (given.shape[2] if given is not None and given.shape[2] > 1 else 0)
         video = patched.model.process_latent_out(session.state.video[:, :, :length]).cpu()
         summary = report.text()
         logger.info("MotionCache: %s", summary.replace("\n", "; "))
-        return io.NodeOutput({"samples": video}, json.dumps(report.to_json()), summary, trace, ui={"text": [summary]})
+        ui = {"text": [summary], "motioncache": [live.payload()]}
+        return io.NodeOutput({"samples": video}, json.dumps(report.to_json()), summary, trace, ui=ui)
 
 
 def _plan(frames: int, steps: int, shift: float, window: int, attention: str, clean_refresh: bool, **more: Any) -> Plan:

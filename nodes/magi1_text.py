@@ -14,7 +14,7 @@ from .host.latents import InputError
 from .host.magi1_paths import special_tokens_file
 from .host.model_paths import fingerprint
 from .host.notify import notify, show
-from .host.versions import advanced
+from .host.versions import advanced, search_aliases
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class MotionCacheMagi1TextEncode(io.ComfyNode):
             node_id="MotionCacheMagi1TextEncode",
             display_name="MAGI-1 text encode",
             category="MotionCache",
+            **search_aliases("MAGI", "prompt", "CLIP text encode"),
             description=(
                 "Encodes a prompt as MAGI-1 knows them: cleaned, lower case, at most 800 tokens, behind switches "
                 "of its own for quality, duration and style. MAGI-1 has no negative prompt."

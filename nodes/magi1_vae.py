@@ -15,6 +15,7 @@ from .host.magi1_paths import resolve_vae, vae_choices
 from .host.magi1_vae import Magi1ComfyVae, preferred_dtype
 from .host.model_paths import UnknownFileError, fingerprint
 from .host.notify import show
+from .host.versions import search_aliases
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ class MotionCacheLoadMagi1VAE(io.ComfyNode):
             node_id="MotionCacheLoadMagi1VAE",
             display_name="Load MAGI-1 VAE",
             category="MotionCache",
+            **search_aliases("MAGI", "VAE loader"),
             description=(
                 "Loads MAGI-1's VAE from models/vae: the official folder or its safetensors file. VAE Encode and VAE "
                 "Decode, plain or tiled, take it; all of them work in MAGI-1's own tiles."

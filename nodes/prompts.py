@@ -8,6 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..motioncache_core.prompts import PromptError, load_prompt, prompt_path, save_prompt
 from .host.model_paths import UnknownFileError, fingerprint, prompt_choices, prompt_folder, resolve_prompt
+from .host.versions import search_aliases
 
 
 class MotionCacheSavePrompt(io.ComfyNode):
@@ -19,6 +20,7 @@ class MotionCacheSavePrompt(io.ComfyNode):
             node_id="MotionCacheSavePrompt",
             display_name="Save prompt (encoded)",
             category="MotionCache",
+            **search_aliases("save conditioning", "store prompt"),
             description=(
                 "Saves an encoded prompt to models/motioncache_prompts. 'Load prompt (encoded)' brings it back without "
                 "loading the text encoder."
@@ -72,6 +74,7 @@ class MotionCacheLoadPrompt(io.ComfyNode):
             node_id="MotionCacheLoadPrompt",
             display_name="Load prompt (encoded)",
             category="MotionCache",
+            **search_aliases("load conditioning", "stored prompt"),
             description="Loads a prompt that 'Save prompt (encoded)' wrote; no text encoder is needed.",
             inputs=[
                 io.Combo.Input(

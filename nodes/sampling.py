@@ -20,6 +20,7 @@ from ..motioncache_core.plan import Plan
 from ..motioncache_core.solvers import SOLVERS
 from ..motioncache_core.trace import Trace
 from .host.latents import SPATIAL, InputError, check_latents, encode_images
+from .host.live_run import live_run
 from .host.memory import count_kv_in
 from .host.model_info import for_own_forward
 from .host.model_support import attached_config, why_not_served
@@ -27,9 +28,10 @@ from .host.notify import notify
 from .host.roles import UnsupportedError, lists_in_use, refuse_unsupported
 from .host.run_settings import KV_PRECISIONS, active_cache, new_report, term_beside_patch
 from .host.runs import PLACES, check_size, listen, run_windows
-from .host.sampler import AutoregressiveSampler
+from .host.sampler import AutoregressiveSampler, RunOfSampler
 from .host.session import RunSettings, Session, token_grid
-from .host.versions import advanced
+from .host.thumbnails import latent_colours
+from .host.versions import advanced, search_aliases
 
 ATTENTIONS = ["chunk-wise", "vanilla full", "vanilla block-causal"]
 HISTORIES = ["latents", "re-encode with VAE"]
@@ -119,6 +121,7 @@ class MotionCacheAutoregressiveSampler(io.ComfyNode):
             node_id="MotionCacheAutoregressiveSampler",
             display_name="Autoregressive sampler",
             category="MotionCache",
+            **search_aliases("SkyReels", "KSampler", "diffusion forcing", "long video"),
             description="Makes a video with SkyReels-V2 (diffusion forcing) chunk by chunk, any length.",
             inputs=[
                 io.Model.Input("model", tooltip="SkyReels-V2 diffusion forcing, with or without MotionCache."),
@@ -262,14 +265,17 @@ class MotionCacheAutoregressiveSampler(io.ComfyNode):
         report = new_report(plan, config, model, positive, inactive)
         latent_size = (height // SPATIAL, width // SPATIAL)
         trace = Trace(plan, *token_grid(*latent_size, patched.model.diffusion_model.patch_size))
-        session = Session(
-            plan, settings, _new_state(plan, given, latent_size, patched.load_device), listen(report, trace)
-        )
-        run_windows(session, guider, given, vae if history != HISTORIES[0] else None, latent_preview.prepare_callback)
+        colours = latent_colours(patched.model.latent_format)
+        with live_run(node_id, "MotionCacheAutoregressiveSampler", plan, cache, trace, colours) as live:
+            state = _new_state(plan, given, latent_size, patched.load_device)
+            session = Session(plan, settings, state, listen(report, trace, live))
+            encoder = vae if history != HISTORIES[0] else None
+            run_windows(session, guider, given, encoder, latent_preview.prepare_callback)
         video = patched.model.process_latent_out(session.state.video).cpu()
         summary = report.text()
         logger.info("MotionCache: %s", summary.replace("\n", "; "))
-        return io.NodeOutput({"samples": video}, json.dumps(report.to_json()), summary, trace, ui={"text": [summary]})
+        ui = {"text": [summary], "motioncache": [live.payload()]}
+        return io.NodeOutput({"samples": video}, json.dumps(report.to_json()), summary, trace, ui=ui)
 
 
 def _given_frames(
@@ -300,6 +306,7 @@ class MotionCacheAutoregressiveSamplerObject(io.ComfyNode):
             node_id="MotionCacheAutoregressiveSamplerObject",
             display_name="Autoregressive sampler (SAMPLER)",
             category="MotionCache",
+            **search_aliases("SkyReels", "SamplerCustomAdvanced", "diffusion forcing"),
             description=(
                 "For SamplerCustomAdvanced with any guider. Length and size come from the latent, noise levels (and "
                 "shift) from SIGMAS, the seed from RandomNoise, cache settings from the guider's MODEL. Leading frames "
@@ -341,7 +348,7 @@ class MotionCacheAutoregressiveSamplerObject(io.ComfyNode):
             clean_refresh=clean_refresh,
         )
 
-        def prepare(guider: Any, plan: Plan, seed: int) -> tuple[RunSettings, Any]:
+        def prepare(guider: Any, plan: Plan, seed: int, latent_size: tuple[int, int]) -> RunOfSampler:
             model = guider.model_patcher
             refusal = why_not_served(model, "skyreels_v2")
             if refusal is not None:
@@ -351,15 +358,20 @@ class MotionCacheAutoregressiveSamplerObject(io.ComfyNode):
             if inactive is not None:
                 notify(node_id, f"MotionCache is not active: {inactive}")
             report = new_report(plan, config, model, None, inactive)
+            trace = Trace(plan, *token_grid(*latent_size, model.model.diffusion_model.patch_size))
+            colours = latent_colours(model.model.latent_format)
+            kind = "MotionCacheAutoregressiveSamplerObject"
+            live = live_run(node_id, kind, plan, cache, trace, colours)
+            heard = listen(report, trace, live)
 
-            def listen(event: Event) -> None:
-                if isinstance(event, CallEvent):
-                    report.add(event)
-                    if event.call is plan.calls[-1]:
-                        notify(node_id, report.text())
+            def told(event: Event) -> None:
+                heard(event)
+                if isinstance(event, CallEvent) and event.call is plan.calls[-1]:
+                    notify(node_id, report.text())
 
             term = term_beside_patch(model, fps)
-            return RunSettings(seed, solver, cache, term, KV_PRECISIONS[kv_precision], kv_place == "CPU"), listen
+            settings = RunSettings(seed, solver, cache, term, KV_PRECISIONS[kv_precision], kv_place == "CPU")
+            return RunOfSampler(settings, told, live)
 
         return io.NodeOutput(AutoregressiveSampler(copy.copy(sampling), prepare))
 

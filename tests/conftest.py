@@ -31,11 +31,6 @@ import comfy.cli_args  # noqa: E402
 comfy.cli_args.args.cpu = True  # before anything imports comfy.model_management, which looks for a GPU
 
 NO_CHROMIUM = "no Chromium here: the browser tests did not run (Debian: apt-get install chromium)"
-CHROMIUM_ARGUMENTS = [
-    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--disable-quic"),
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -99,6 +94,8 @@ def browser() -> Iterator:
     if ENVIRONMENT.chromium is None:
         pytest.skip(NO_CHROMIUM)
     from playwright.sync_api import sync_playwright
+
+    from tools.host.stage import CHROMIUM_ARGUMENTS
 
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(

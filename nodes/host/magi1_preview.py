@@ -14,13 +14,18 @@ from .magi1_latent_format import Magi1LatentFormat
 Callback = Callable[[int, Any, Any, int], None]
 
 
+def preview_format(vae: Any) -> Magi1LatentFormat:
+    """The latent format with the VAE's colours; without MAGI-1's VAE, or with previews turned off, it has none."""
+    wanted = comfy.cli_args.args.preview_method != comfy.cli_args.LatentPreviewMethod.NoPreviews
+    return Magi1LatentFormat(vae.preview_colours() if wanted and hasattr(vae, "preview_colours") else None)
+
+
 def callback_maker(vae: Any) -> Callable[[Any, int], Callback]:
     """``latent_preview.prepare_callback`` with the VAE's colours; without MAGI-1's VAE, progress only."""
-    wanted = comfy.cli_args.args.preview_method != comfy.cli_args.LatentPreviewMethod.NoPreviews
-    colours = vae.preview_colours() if wanted and hasattr(vae, "preview_colours") else None
+    shown = preview_format(vae)
 
     def make(patcher: Any, total: int) -> Callback:
-        model = SimpleNamespace(latent_format=Magi1LatentFormat(colours))
+        model = SimpleNamespace(latent_format=shown)
         return latent_preview.prepare_callback(SimpleNamespace(load_device=patcher.load_device, model=model), total)
 
     return make

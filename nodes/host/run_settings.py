@@ -27,11 +27,17 @@ def active_cache(config: CacheConfig | None, plan: Plan, model: Any) -> tuple[Ca
     """(settings to run with or ``None``, why they do not act here or ``None``)."""
     if config is None or config.granularity == "off":
         return None, None
+    reason = why_inactive(config, plan)
+    return (None, reason) if reason else (resolve_coefficients(config, model.model.diffusion_model.dim), None)
+
+
+def why_inactive(config: CacheConfig, plan: Plan) -> str | None:
+    """Why settings do not act on a plan, ``None`` if they do."""
     if config.granularity == "step" and plan.chunk_wise:
-        return None, "step-level caching works on whole windows; set attention to 'vanilla full'"
+        return "step-level caching works on whole windows; set attention to 'vanilla full'"
     if config.granularity != "step" and not plan.chunk_wise:
-        return None, "it works chunk by chunk; set attention to 'chunk-wise'"
-    return resolve_coefficients(config, model.model.diffusion_model.dim), None
+        return "it works chunk by chunk; set attention to 'chunk-wise'"
+    return None
 
 
 def term_beside_patch(model: Any, fps: float) -> Tensor | None:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ...motioncache_core.events import CallEvent, Event
 from ...motioncache_core.report import Report
-from ...motioncache_core.trace import Trace
+from ...motioncache_core.trace import Trace, TraceEntry
 from .latents import SPATIAL, InputError, reencode_history
+from .live_run import LiveRun
 from .sampler import WindowSampler
 
 PLACES = ["GPU", "CPU"]
@@ -26,13 +27,15 @@ def check_size(width: int, height: int, divisor: int = SPATIAL) -> None:
             raise InputError(f"{name} is {value} pixels; it must be a multiple of {divisor} (nearest: {nearest})")
 
 
-def listen(report: Report, trace: Trace) -> Callable[[Event], None]:
-    """A listener that writes calls down in both."""
+def listen(report: Report, trace: Trace, live: LiveRun) -> Callable[[Event], None]:
+    """A listener that writes calls down in all three."""
 
     def heard(event: Event) -> None:
+        entries: list[TraceEntry] = []
         if isinstance(event, CallEvent):
             report.add(event)
-            trace.add(event)
+            entries = trace.add(event)
+        live.hear(event, entries)
 
     return heard
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.samplers
@@ -21,8 +23,25 @@ LARGEST_SIGMA = 0.9999
 """Stock schedulers begin at exactly 1, where the log signal-to-noise ratio that UniPC works with has no value."""
 
 Callback = Callable[[int, Tensor, Tensor, int], None]
-Prepare = Callable[[Any, Plan, int], tuple[RunSettings, Callable[[Event], None]]]
-"""(guider, plan, seed) -> run settings and a listener."""
+
+
+@dataclass(frozen=True)
+class RunOfSampler:
+    """What a run needs of its node.
+
+    Args:
+        settings: how to sample.
+        on_event: told of every event.
+        around: entered before the first call and left after the last.
+    """
+
+    settings: RunSettings
+    on_event: Callable[[Event], None]
+    around: AbstractContextManager[Any]
+
+
+Prepare = Callable[[Any, Plan, int, tuple[int, int]], RunOfSampler]
+"""(guider, plan, seed, latent rows and columns) -> what the run needs."""
 
 
 class OwnSampler(comfy.samplers.Sampler):
@@ -54,7 +73,8 @@ class WindowSampler(OwnSampler):
         total = len(self.session.plan.calls)
         for event in self.session.sample_window(model_wrap, self.window, extra_args, self.given):
             if callback is not None:
-                callback(event.call.index, event.x0, self.session.state.window, total)
+                newest = newest_frame(event.call)
+                callback(event.call.index, event.x0[:, :, newest : newest + 1], self.session.state.window, total)
         return self.session.state.window
 
 
@@ -100,25 +120,39 @@ class AutoregressiveSampler(OwnSampler):
             )
         )
         refuse_unsupported(model_wrap.conds, extra_args["model_options"], plan, one_run=True)
-        settings, listener = self.prepare(model_wrap, plan, extra_args["seed"])
         batch, channels, _, height, width = noise.shape
-        session = Session(plan, settings, RunState.new(plan, batch, channels, height, width, noise.device), listener)
+        run = self.prepare(model_wrap, plan, extra_args["seed"], (height, width))
+        state = RunState.new(plan, batch, channels, height, width, noise.device)
+        session = Session(plan, run.settings, state, run.on_event)
         last = plan.calls[-1].index
-        for window in plan.windows:
-            for event in session.sample_window(model_wrap, window, extra_args, given if window.index == 0 else None):
-                if callback is not None:
-                    x0 = session.state.video if event.call.index == last else _shown_first(session, window, event)
-                    callback(event.call.index, x0, session.state.video, len(plan.calls))
+        with run.around:
+            for window in plan.windows:
+                frames = given if window.index == 0 else None
+                for event in session.sample_window(model_wrap, window, extra_args, frames):
+                    if callback is not None:
+                        x0 = session.state.video if event.call.index == last else _shown_first(session, window, event)
+                        callback(event.call.index, x0, session.state.video, len(plan.calls))
         return session.state.video
 
 
+def newest_frame(call: Call) -> int:
+    """Which of a call's latent frames a preview shows: the last one of the chunk in work.
+
+    Where all chunks of a window are in work, the last of those that have made at least half as many steps as the first:
+    later ones are noise.
+    """
+    furthest = max(part.step for part in call.parts)
+    far = [part for part in call.parts if part.step == furthest or 2 * part.step >= furthest > 0]
+    return far[-1].stop - 1 - call.start
+
+
 def _shown_first(session: Session, window: Window, event: Any) -> Tensor:
-    """The video with the call's prediction in it, rolled so that previews, which show frame 0, show that."""
+    """The video with the call's prediction in it, rolled so that previews, which show frame 0, show its newest."""
     call: Call = event.call
     start = window.start + call.start
     shown = session.state.video.clone()
     shown[:, :, start : start + call.frames] = event.x0
-    return torch.roll(shown, -start, dims=2)
+    return torch.roll(shown, -(start + newest_frame(call)), dims=2)
 
 
 def usable_sigmas(sigmas: Tensor) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +18,12 @@ def advanced(widget: AnyInput) -> AnyInput:
     """
     widget.extra_dict["advanced"] = True
     return widget
+
+
+def search_aliases(*words: str) -> dict[str, list[str]]:
+    """Argument of a schema: other words under which the node is found, where the core knows them."""
+    known = "search_aliases" in {f.name for f in dataclasses.fields(io.Schema)}
+    return {"search_aliases": list(words)} if known else {}
 
 
 def inference_dtype(model: Any) -> torch.dtype:

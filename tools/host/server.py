@@ -191,6 +191,11 @@ class ComfyServer:
                 self._process.wait()
             self._process = None
 
+    def leave(self) -> None:
+        """Close this client's websocket, so that nobody listens; `run` and `wait` work no more."""
+        self._socket.close()
+        self._socket = None
+
     def prepare(self) -> None:
         """Make the folders, the settings and the link to the pack."""
         self.folders["output"].mkdir(parents=True, exist_ok=True)

@@ -3,13 +3,20 @@
 
 const { app } = window.comfyAPI.app;
 
+const HEIGHT = 20;
+const SPACING = 4; // what the front end puts between two widgets
+
 app.registerExtension({
   name: "motioncache.advanced",
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith("MotionCache")) return;
     const widgets = (node.widgets ?? []).filter((widget) => widget.options?.advanced);
     if (!widgets.length) return;
-    for (const widget of widgets) widget.advanced = true;
+    for (const widget of widgets) {
+      widget.advanced = true;
+      // a hidden widget would still take its place above the ones after it
+      widget.computeSize ??= (width) => (node.showAdvanced ? [width ?? 0, HEIGHT] : [0, -SPACING]);
+    }
     node.setSize([node.size[0], node.computeSize()[1]]);
   },
 });

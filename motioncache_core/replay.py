@@ -1,0 +1,88 @@
+"""A finished run seen again: the live state from its trace and report, and what a report says in pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .events import CallEvent, Decision, Pass
+from .live import LiveState
+from .plan import Call
+from .sweep import ReportError
+from .trace import Trace, TraceEntry
+
+EMPTY = torch.empty(0)
+
+
+def replayed(trace: Trace, report: dict[str, Any] | None, run: str, node: str, kind: str) -> LiveState:
+    """The state of the run that left a trace.
+
+    Args:
+        report: of the same run (``sweep.parse_report``), for phases, distances and times; without it, what was
+            computed is all that is known.
+        run, node, kind: see :class:`LiveState`.
+
+    Raises:
+        ReportError: the report is of another run.
+    """
+    calls = _calls(trace, report)
+    state = LiveState(trace.plan, None, trace.rows, trace.columns, run, node, kind)
+    if report is not None:
+        state.take_settings(report.get("config"))
+    entries = iter(trace.entries)
+    for call, told in zip(trace.plan.calls, calls, strict=False):
+        own = [next(entries) for part in call.parts if part.step >= 0]
+        state.add(_event(call, own, told), own)
+    state.finish("finished")
+    return state
+
+
+def _calls(trace: Trace, report: dict[str, Any] | None) -> list[dict[str, Any] | None]:
+    made = _calls_made(trace)
+    if report is None:
+        return [None] * made
+    calls = report.get("calls")
+    same = isinstance(calls, list) and len(calls) == made and report["latent_frames"] == trace.plan.latent_frames
+    steps = zip(calls, trace.plan.calls, strict=False) if same else ()
+    if not same or any(told.get("step") != max(p.step for p in call.parts) for told, call in steps):
+        raise ReportError("report and decisions are of different runs; connect both outputs of the same sampler")
+    return calls
+
+
+def _calls_made(trace: Trace) -> int:
+    """Calls of the plan that the trace has entries of; a run that was stopped has fewer than the plan."""
+    left, made = len(trace.entries), 0
+    for call in trace.plan.calls:
+        left -= sum(part.step >= 0 for part in call.parts)
+        if left < 0:
+            break
+        made += 1
+    return made
+
+
+def _event(call: Call, entries: list[TraceEntry], told: dict[str, Any] | None) -> CallEvent:
+    """The call's event, as far as trace and report remember it."""
+    if told is None:
+        passes, decisions = [], []
+        for part, entry in zip([part for part in call.parts if part.step >= 0], entries, strict=True):
+            computed = int((entry.computed > 0).sum())
+            decisions.append(Decision("any", part.chunk, part.step, "warm-up", entry.computed.numel(), computed))
+            passes.append(Pass("any", computed, entry.computed.numel(), 0.0))
+        return CallEvent(call, tuple(passes), tuple(decisions), 0.0, EMPTY)
+    place = call.parts[0].chunk if len(call.parts) == 1 else -1
+    decisions = [
+        Decision(
+            branch["role"],
+            place,
+            told["step"],
+            branch["phase"],
+            branch["total"],
+            branch["computed"],
+            distance=branch["distance"],
+            waited=branch["waited"],
+        )
+        for branch in told["branches"]
+    ]
+    passes = (Pass("any", told["computed"], told["total"], 0.0),)
+    return CallEvent(call, passes, tuple(decisions), told["seconds"], EMPTY)

@@ -1,0 +1,72 @@
+"""Widget values that come from a page, checked against a node's schema."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from comfy_api.latest import io
+
+from .latents import InputError
+
+LONGEST_TEXT = 4000
+
+
+def checked_inputs(node: type[io.ComfyNode], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A legal value for each of the node's widgets: the given one, or the default.
+
+    Raises:
+        InputError: a value is of the wrong kind or out of range. Names that the node does not have are ignored.
+    """
+    values = {}
+    for widget in node.define_schema().inputs:
+        check = _CHECKS.get(type(widget))
+        if check is None:
+            continue
+        values[widget.id] = check(widget, given[widget.id]) if widget.id in given else _default(widget)
+    return values
+
+
+def _default(widget: Any) -> Any:
+    return widget.options[0] if isinstance(widget, io.Combo.Input) and widget.default is None else widget.default
+
+
+def _number(widget: Any, value: Any) -> Any:
+    whole = isinstance(widget, io.Int.Input)
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+        raise InputError(f"{widget.id} is {value!r}; it must be a {'whole ' if whole else ''}number")
+    if not widget.min <= value <= widget.max:
+        nearest = min(max(value, widget.min), widget.max)
+        raise InputError(
+            f"{widget.id} is {value}; it must lie between {widget.min} and {widget.max} (nearest: {nearest})"
+        )
+    return value
+
+
+def _choice(widget: Any, value: Any) -> Any:
+    if value not in widget.options:
+        raise InputError(f"{widget.id} is {str(value)[:80]!r}; it must be one of {', '.join(map(str, widget.options))}")
+    return value
+
+
+def _boolean(widget: Any, value: Any) -> Any:
+    if not isinstance(value, bool):
+        raise InputError(f"{widget.id} is {str(value)[:80]!r}; it must be true or false")
+    return value
+
+
+def _text(widget: Any, value: Any) -> Any:
+    if not isinstance(value, str) or len(value) > LONGEST_TEXT:
+        raise InputError(f"{widget.id} must be a text of at most {LONGEST_TEXT} characters")
+    return value
+
+
+_CHECKS = {
+    io.Int.Input: _number,
+    io.Float.Input: _number,
+    io.Combo.Input: _choice,
+    io.Boolean.Input: _boolean,
+    io.String.Input: _text,
+}

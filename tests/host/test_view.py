@@ -1,0 +1,249 @@
+"""The view on the nodes, in a real browser against the real ComfyUI: both front ends, classic and Nodes 2.0."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tools.host.environment import Environment
+from tools.host.server import ComfyServer
+from tools.host.stage import FULL, REUSED, Stage, near, sampler_graph
+
+
+@pytest.fixture(scope="module")
+def new_front(environment: Environment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """The same ComfyUI behind the newest front end."""
+    if environment.new_front_end is None:
+        pytest.skip("the newest front end is not here: run the tests with `python dev.py test`")
+    arguments = ("--front-end-root", str(environment.new_front_end))
+    with ComfyServer(tmp_path_factory.mktemp("new"), environment=environment, arguments=arguments) as server:
+        yield server
+
+
+@pytest.fixture(
+    scope="module", params=["1.32.9 classic", "1.32.9 nodes2", "1.58.1 classic", "1.58.1 nodes2"], ids=lambda p: p
+)
+def stage(request: pytest.FixtureRequest, browser: Any) -> Iterator[Any]:
+    """A page that has watched a run of the demo from before its plan to its end."""
+    version, renderer = request.param.split()
+    comfy = request.getfixturevalue("comfy" if version == "1.32.9" else "new_front")
+    made = Stage.open(browser, comfy, request.param, renderer == "nodes2")
+    made.graph(sampler_graph())
+    made.look()
+    # the server remembers the run of the stage before this one, and a page that joins shows it
+    earlier = made.state()["run"]
+    known = earlier["id"] if earlier else None
+    made.call("v.setMode('plan')")
+    made.settle()
+    made.planned = made.state()
+    made.planned_pixels = made.pixels("timeline")
+    made.shot("plan")
+    made.set("MotionCacheApply", "warmup_steps", 6)
+    made.until(lambda: "step 7" in made.state()["words"][0])
+    made.moved = made.state()
+    made.set("MotionCacheApply", "warmup_steps", 3)
+    made.until(lambda: "step 4" in made.state()["words"][0])
+    made.heights = [made.box()["height"]]
+    made.queue()
+    made.running = made.until(lambda: (s := begun(made, known)) and len(s["run"]["cells"]) >= 20 and s)
+    made.heights.append(made.box()["height"])
+    made.shot("running")
+    made.ended = made.finished(other_than=known)
+    made.heights.append(made.box()["height"])
+    yield made
+    ours = [error for error in made.errors if "motioncache" in error.lower()]
+    made.page.context.close()
+    assert not ours, ours
+
+
+def begun(stage: Any, known: str | None) -> dict[str, Any] | None:
+    """What the view shows once a run other than the known one has begun."""
+    state = stage.state()
+    return state if state["run"] and state["run"]["id"] != known else None
+
+
+def cell_of(state: dict[str, Any], outcome: int) -> list[Any]:
+    """The last cell with an outcome (0 full, 1 partial, 2 reused)."""
+    return [cell for cell in state["run"]["cells"] if cell[3] == outcome][-1]
+
+
+def in_history(comfy: ComfyServer, run: str) -> dict[str, Any] | None:
+    """The final state that a node's ui values keep of a run."""
+    with urllib.request.urlopen(f"{comfy.url}/history") as answer:
+        entries = json.loads(answer.read()).values()
+    states = [state for e in entries for ui in e["outputs"].values() for state in ui.get("motioncache", [])]
+    return next((state for state in states if state["run"] == run), None)
+
+
+def test_before_the_run_the_plan_is_drawn_and_follows_the_knobs(stage: Any) -> None:
+    assert stage.planned["mode"] == "plan"
+    assert stage.planned["words"][0].startswith("plan: 3 chunks × 20 steps, reuse can begin at step 4 (bounds)")
+    orange = stage.planned_pixels[..., 0].astype(int) - stage.planned_pixels[..., 2]
+    assert (orange > 60).any() and (orange < -60).any(), "computed and open steps are drawn"
+    assert "reuse can begin at step 7" in stage.moved["words"][0]
+
+
+def test_during_the_run_the_view_follows_it(stage: Any) -> None:
+    assert stage.running["mode"] == "run"
+    if stage.running["run"]["status"] == "running":
+        assert "pass" in stage.running["words"][0] and "left" in stage.running["words"][0]
+    assert len(set(stage.heights)) == 1, "nothing jumps"
+
+
+def test_at_the_end_the_view_tells_what_the_report_tells(stage: Any) -> None:
+    run = stage.ended["run"]
+    told = stage.until(lambda: in_history(stage.comfy, run["id"]))
+    assert told["status"] == "finished" == run["status"]
+    cells = {tuple(cell[:2]): cell for cell in run["cells"]}
+    assert cells == {tuple(cell[:2]): cell for cell in told["cells"]} and len(cells) == 60
+    assert run["totals"] == told["totals"] and told["pictures"]["0"]
+    share = run["totals"]["computed"] / run["totals"]["total"]
+    assert f"computed {100 * share:.0f} % of token passes (not a speed-up)" in stage.ended["words"][1]
+    assert "speed-up" not in stage.ended["words"][1].replace("not a speed-up", "")
+
+
+def test_the_timelines_pixels_say_what_happened(stage: Any) -> None:
+    pixels = stage.pixels("timeline")
+    width = stage.call("v.parts.timeline.clientWidth")
+    height = stage.call("v.parts.timeline.clientHeight")
+    ratio = pixels.shape[1] / width
+    lanes, rows = 3, 30
+    across, down = (width - 26) / rows, min((height - 16) / lanes, 26)
+    for outcome, bottom, top in ((0, FULL, FULL), (2, REUSED, REUSED), (1, FULL, REUSED)):
+        lane, step = cell_of(stage.ended, outcome)[:2]
+        left = (24 + (lane * 5 + step) * across) * ratio
+        upper = (1 + lane * down) * ratio
+        area = pixels[int(upper) : int(upper + (down - 1) * ratio), int(left) + 1 : int(left + (across - 1) * ratio)]
+        thirds = len(area) // 3
+        assert near(area[-thirds:], bottom).mean() > 0.2, (outcome, "bottom")
+        assert near(area[thirds // 2 : 2 * thirds], top).mean() > 0.2, (outcome, "top")
+
+
+def test_recomputed_tokens_are_marked_and_others_are_not(stage: Any) -> None:
+    lane, step = cell_of(stage.ended, 1)[:2]
+    stage.call(f"v.choose({lane}, {step}, 1)")
+    stage.call("(v.shows = 'tokens', v.opacity = 1)")
+    stage.until(lambda: stage.call(f"Boolean(v.run.pictures.get({lane})?.get({step}))"))
+    marked = stage.pixels("picture")
+    stage.call("(v.opacity = 0)")
+    plain = stage.pixels("picture")
+    bits = np.array(stage.call(f"[...v.run.pictures.get({lane}).get({step}).bits]"), dtype=np.uint8)
+    rows, columns = stage.call("[v.head.rows, v.head.columns]")
+    flags = np.unpackbits(bits, bitorder="little")[: 5 * rows * columns].reshape(5, rows, columns)[1]
+    assert 0 < flags.mean() < 1
+    changed = (marked != plain).any(axis=-1)
+    side = changed.shape[0] / rows * 1.0
+    left = (changed.shape[1] - side * columns) / 2
+    if left < 0:  # as wide as the canvas allows
+        side = changed.shape[1] / columns
+        left = 0.0
+    top = (changed.shape[0] - side * rows) / 2
+    for row in range(rows):
+        for column in range(columns):
+            area = changed[
+                int(top + row * side) + 2 : int(top + (row + 1) * side) - 2,
+                int(left + column * side) + 2 : int(left + (column + 1) * side) - 2,
+            ]
+            assert area.mean() == (1.0 if flags[row, column] else 0.0), (row, column)
+    stage.call("(v.shows = 'both', v.opacity = 0.7)")
+    stage.shot("finished")
+
+
+def test_the_heat_map_covers_the_latents_picture(stage: Any) -> None:
+    lane, step = cell_of(stage.ended, 1)[:2]
+    stage.call(f"v.choose({lane}, {step}, 2)")
+    stage.until(lambda: stage.call(f"Boolean(v.run.thumbnails.get({lane})?.image)"))
+    stage.call("(v.shows = 'none')")
+    picture = stage.pixels("picture")
+    stage.call("(v.shows = 'motion', v.opacity = 1)")
+    heat = stage.pixels("picture")
+    assert near(heat, (0, 32, 77)).any() and near(heat, (255, 234, 70)).any(), "still and moving"
+    assert picture[..., :3].std() > 10 and (picture != heat).any(axis=-1).mean() > 0.1
+    stage.call("(v.shows = 'both', v.opacity = 0.7)")
+
+
+def test_keys_and_play_choose_the_step(stage: Any) -> None:
+    stage.call("v.choose(1, 10, 0)")
+    stage.call("v.element.focus()")
+    stage.page.keyboard.press("ArrowRight")
+    assert stage.state()["step"] == 11
+    stage.page.keyboard.press("ArrowUp")
+    assert (stage.state()["lane"], stage.state()["step"]) == (0, 11)
+    stage.page.keyboard.press("PageDown")
+    assert stage.state()["frame"] == 1
+    stage.page.keyboard.press("Home")
+    assert stage.state()["step"] == 0
+    stage.page.keyboard.press(" ")
+    stage.until(lambda: stage.state()["step"] >= 2, 20)
+    stage.page.keyboard.press(" ")
+    assert stage.call("v.playing") is None
+
+
+def test_hover_and_click_on_the_timeline(stage: Any) -> None:
+    stage.look()
+    lane, step = cell_of(stage.ended, 1)[:2]
+    place = stage.call("v.parts.timeline.getBoundingClientRect().toJSON()")
+    width, height = stage.call("[v.parts.timeline.clientWidth, v.parts.timeline.clientHeight]")
+    zoom = place["width"] / width
+    x = 24 + (lane * 5 + step + 0.5) * (width - 26) / 30
+    y = 1 + (lane + 0.5) * min((height - 16) / 3, 26)
+    stage.page.mouse.move(place["x"] + x * zoom, place["y"] + y * zoom)
+    stage.settle()
+    words = stage.state()["words"][2]
+    assert words.startswith(f"chunk {lane} ") and f"step {step}:" in words
+    assert "token phase" in words and "% recomputed" in words and "(threshold 0.2)" in words
+    stage.page.mouse.down()
+    stage.page.mouse.up()
+    assert (stage.state()["lane"], stage.state()["step"]) == (lane, step)
+    stage.page.mouse.move(5, 500)
+
+
+def test_a_second_page_and_a_reload_show_the_same(stage: Any) -> None:
+    """The state after a reload equals the state before it, and so do the pixels."""
+    lane, step = cell_of(stage.ended, 1)[:2]
+    stage.call(f"v.choose({lane}, {step}, 2)")
+    before, timeline = stage.state(), stage.pixels("timeline")
+    other = Stage.open(None, stage.comfy, stage.name, "nodes2" in stage.name, stage.page.context)
+    other.graph(sampler_graph())
+    found = other.until(lambda: (s := other.state())["run"] and s)
+    assert found["run"] == before["run"]
+    other.page.close()
+    stage.load()
+    stage.graph(sampler_graph())
+    stage.look()
+    stage.until(lambda: stage.state()["run"])
+    stage.until(lambda: stage.state()["mode"] == "run")
+    assert stage.state() == before
+    assert np.array_equal(stage.pixels("timeline"), timeline)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_both_themes(stage: Any, theme: str) -> None:
+    stage.page.evaluate("async (t) => await app.extensionManager.setting.set('Comfy.ColorPalette', t)", theme)
+    stage.look(scale=1.3)
+    stage.settle()
+    ink, ground = stage.call("[getComputedStyle(v.element).color, getComputedStyle(v.element).backgroundColor]")
+
+    def light(colour: str) -> float:
+        return sum(float(part) for part in colour.partition("(")[2].rstrip(")").split(",")[:3]) / 3
+
+    assert abs(light(ink) - light(ground)) > 90, (ink, ground)
+    stage.shot(theme)
+    stage.look()
+
+
+def test_it_keeps_within_its_node_and_stays_sharp(stage: Any) -> None:
+    stage.look()
+    stage.settle()
+    width, shown = stage.call("[v.element.scrollWidth, v.element.clientWidth]")
+    assert width <= shown
+    stage.look(scale=2.0)
+    stage.settle()
+    pixels, css = stage.call("[v.parts.timeline.width, v.parts.timeline.clientWidth]")
+    assert pixels == pytest.approx(2 * css, abs=2)
+    stage.look()

@@ -1,0 +1,193 @@
+"""A page with the demo graph for the tests of the view: how to reach it, and to read its pixels back."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .environment import REPO
+from .server import ComfyServer
+
+DEMO = REPO / "workflows" / "Try MotionCache (no download).json"
+SAMPLER = "MotionCacheAutoregressiveSampler"
+FULL, REUSED, TOKEN = (230, 159, 0), (0, 114, 178), (213, 94, 0)
+SHOTS = Path(os.environ.get("MOTIONCACHE_SCREENSHOTS", REPO / "output" / "screenshots"))
+"""Where screenshots of the tests are kept."""
+
+CHROMIUM_ARGUMENTS = [
+    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--disable-quic"),
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
+
+HELPERS = """() => {
+  const graph = () => app.rootGraph ?? app.graph;
+  const all = (g) => (g.nodes ?? []).flatMap((n) => [n, ...(n.subgraph ? all(n.subgraph) : [])]);
+  window.mc = {
+    nodes: (kind) => all(graph()).filter((n) => n.comfyClass === kind),
+    node: (kind, at = 0) => window.mc.nodes(kind)[at],
+    view: (kind, at = 0) => window.mc.node(kind, at)?.widgets.find((w) => w.name === "motioncache_view")?.view,
+    set: (kind, name, value, at = 0) => {
+      const widget = window.mc.node(kind, at).widgets.find((w) => w.name === name);
+      widget.value = value;
+      widget.callback?.(value);
+    },
+  };
+}"""
+
+
+@dataclass
+class Stage:
+    """One page of a ComfyUI.
+
+    Args:
+        page: Playwright's.
+        comfy: the server behind it.
+        name: of the front end and renderer, for screenshots.
+    """
+
+    page: Any
+    comfy: ComfyServer
+    name: str
+    errors: list[str] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, browser: Any, comfy: ComfyServer, name: str, vue: bool, context: Any = None) -> Stage:
+        """A new page, with the renderer chosen. ``context``: of an earlier stage, for a second page of it."""
+        context = context or browser.new_context(viewport={"width": 1600, "height": 1100})
+        stage = cls(context.new_page(), comfy, name)
+        stage.page.on("pageerror", lambda error: stage.errors.append(f"{error}\n{getattr(error, 'stack', '')}"))
+        stage.page.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
+        stage.load()
+        set_vue = "async (on) => await app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
+        stage.page.evaluate(set_vue, vue)
+        return stage
+
+    def load(self) -> None:
+        """Load (or reload) the page and wait until it is ready."""
+        self.page.goto(self.comfy.url, timeout=240_000)
+        self.page.wait_for_function("() => window.app?.graph && window.app.extensionManager", timeout=240_000)
+        self.page.evaluate(HELPERS)
+
+    def graph(self, workflow: dict[str, Any] | None = None) -> None:
+        """Load a graph, the demo's unless another is given, and look at its sampler."""
+        workflow = workflow or json.loads(DEMO.read_text(encoding="utf-8"))
+        self.page.evaluate("async (workflow) => await app.loadGraphData(workflow)", workflow)
+        self.page.wait_for_function("kind => window.mc.view(kind)", arg=SAMPLER, timeout=120_000)
+        self.until(lambda: "not drawn yet" not in self.state()["words"][0])
+
+    def look(self, kind: str = SAMPLER, at: int = 0, scale: float = 1.0) -> None:
+        """Bring a node's view into sight."""
+        self.page.evaluate(
+            """([kind, at, scale]) => {
+              const ds = app.canvas.ds;
+              ds.scale = scale;
+              const node = window.mc.node(kind, at);
+              ds.offset[0] = 420 / scale - node.pos[0];
+              ds.offset[1] = 540 / scale - node.pos[1];
+              app.canvas.setDirty(true, true);
+            }""",
+            [kind, at, scale],
+        )
+        time.sleep(1)
+        box = self.box(kind, at)
+        move = "([by, scale]) => { app.canvas.ds.offset[1] += by / scale; app.canvas.setDirty(true, true); }"
+        self.page.evaluate(move, [560 - (box["y"] + box["height"] / 2), scale])
+        time.sleep(1)
+
+    def box(self, kind: str = SAMPLER, at: int = 0) -> dict[str, float]:
+        """Where the view lies on the page."""
+        return self.call("v.element.getBoundingClientRect().toJSON()", kind, at)
+
+    def call(self, expression: str, kind: str = SAMPLER, at: int = 0) -> Any:
+        """A JavaScript expression of the view ``v``."""
+        return self.page.evaluate(
+            f"([kind, at]) => {{ const v = window.mc.view(kind, at); return {expression}; }}", [kind, at]
+        )
+
+    def state(self, kind: str = SAMPLER, at: int = 0) -> dict[str, Any]:
+        """What the view shows, as plain data."""
+        return self.call("v.state()", kind, at)
+
+    def set(self, kind: str, name: str, value: Any, at: int = 0) -> None:
+        """Turn a knob as an artist does."""
+        self.page.evaluate("([k, n, v, at]) => window.mc.set(k, n, v, at)", [kind, name, value, at])
+
+    def queue(self) -> None:
+        """Press Run."""
+        self.page.evaluate("async () => { await app.queuePrompt(0, 1); }")
+
+    def until(self, condition: Callable[[], Any], seconds: float = 600) -> Any:
+        """Wait for a condition and return its value."""
+        end = time.monotonic() + seconds
+        while not (value := condition()):
+            if time.monotonic() > end:
+                raise AssertionError(f"not within {seconds} s; the view shows {self.state()['words']}")
+            time.sleep(0.1)
+        return value
+
+    def finished(self, kind: str = SAMPLER, at: int = 0, other_than: str | None = None) -> dict[str, Any]:
+        """Wait for the end of a run and return what the view shows."""
+
+        def ended() -> dict[str, Any] | None:
+            state = self.state(kind, at)
+            run = state["run"]
+            return state if run and run["id"] != other_than and run["status"] != "running" else None
+
+        return self.until(ended)
+
+    def settle(self, kind: str = SAMPLER, at: int = 0) -> None:
+        """Wait until the view has drawn what it has, pictures included."""
+        self.page.evaluate(
+            """async ([kind, at]) => {
+              for (let i = 0; i < 3; i++) {
+                window.mc.view(kind, at)?.invalidate();
+                await new Promise((done) => setTimeout(done, 250));
+              }
+            }""",
+            [kind, at],
+        )
+
+    def pixels(self, part: str, kind: str = SAMPLER, at: int = 0) -> np.ndarray:
+        """A canvas of the view, ``[H, W, 4]`` uint8 in device pixels."""
+        self.settle(kind, at)
+        url = self.call(f"v.parts.{part}.toDataURL('image/png')", kind, at)
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGBA"))
+
+    def shot(self, name: str) -> None:
+        """Keep a screenshot."""
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SHOTS / f"{self.name} {name}.png")
+
+
+def sampler_graph() -> dict[str, Any]:
+    """The demo's graph without decoding, which takes most of its time, with a seed that no run had before."""
+    graph = json.loads(DEMO.read_text(encoding="utf-8"))
+    sampler = next(n for n in graph["nodes"] if n["type"] == SAMPLER)
+    gone = {n["id"] for n in graph["nodes"] if n["type"] in ("VAEDecode", "CreateVideo", "SaveVideo")}
+    gone |= {n["id"] for n in graph["nodes"] if n["type"] in ("MotionCacheDecisionMask", "MaskToImage")}
+    gone |= {n["id"] for n in graph["nodes"] if n["type"] == "SaveAnimatedWEBP"}
+    graph["nodes"] = [n for n in graph["nodes"] if n["id"] not in gone]
+    graph["links"] = [link for link in graph["links"] if link[1] not in gone and link[3] not in gone]
+    left = {link[0] for link in graph["links"]}
+    for node in graph["nodes"]:
+        for output in node.get("outputs", []):
+            output["links"] = [link for link in output["links"] or [] if link in left]
+    sampler["widgets_values"][4] = random.randrange(2**31)
+    return graph
+
+
+def near(pixels: np.ndarray, colour: tuple[int, int, int], within: int = 12) -> np.ndarray:
+    """``[H, W]`` bool: opaque pixels of about that colour."""
+    return (np.abs(pixels[..., :3].astype(int) - colour).max(axis=-1) <= within) & (pixels[..., 3] > 200)
