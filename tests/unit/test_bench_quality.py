@@ -77,7 +77,7 @@ def test_prompts_are_held_out_different_and_moving(count: int):
 
 def test_options_are_filled_in_by_the_form_and_refused_with_the_nearest(capsys: pytest.CaptureFixture):
     options = quality.parse(["--form", "full", "--seeds", "2", "--thresholds", f"{tables.TOKEN}=0.1,0.2"])
-    assert (options.prompts, options.seeds, options.perceptual) == (8, 2, 8)
+    assert (options.prompts, options.seeds, options.perceptual) == (4, 2, 2)
     assert options.thresholds == {tables.TOKEN: (0.1, 0.2)}
     for given, words in ((["--seeds", "0"], "nearest: 1"), (["--thresholds", "MotionCache=x"], "write e.g.")):
         with pytest.raises(SystemExit):
