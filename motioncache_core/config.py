@@ -195,8 +195,13 @@ class Magi1CacheConfig(CacheConfig):
         )
 
 
-TINY_WORLD_DISTANCES = ((999, 0.0), (0, 2.0))
-"""Accumulated change of the residual of the tiny world's model by timestep, 20 steps, measured on trained prompts."""
+TINY_WORLD_DISTANCES = (
+    (999, 0), (989, 0.101), (978, 0.198), (965, 0.287), (952, 0.382), (937, 0.455), (920, 0.539), (902, 0.627),
+    (882, 0.7), (859, 0.775), (833, 0.835), (803, 0.91), (768, 0.98), (728, 1.05), (681, 1.13), (624, 1.19),
+    (555, 1.284), (468, 1.384), (356, 1.542), (208, 1.791),
+)  # fmt: skip
+"""Accumulated change of the residual of the tiny world's model by timestep, 20 steps, measured on trained prompts by
+`python dev.py bench calibrate`."""
 TINY_WORLD_WIDTH = 256
 """Channels of a token of that model, by which it is told from others."""
 
