@@ -25,6 +25,8 @@ NODE_IDS = {
     "MotionCacheSavePrompt",
     "MotionCacheLoadPrompt",
     "MotionCacheDecisionMask",
+    "MotionCacheMotionMaskPreview",
+    "MotionCacheReport",
     "MotionCacheCompareVideos",
     "MotionCacheSweep",
     "MotionCacheLoadMagi1",
