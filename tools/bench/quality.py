@@ -29,7 +29,7 @@ from tools.bench.harness import machine, quality_runs, quality_table
 from tools.host.environment import REPO
 from tools.tinyworld import parallel
 
-FORMS = {"short": {"prompts": 4, "seeds": 1, "perceptual": 0}, "full": {"prompts": 4, "seeds": 3, "perceptual": 2}}
+FORMS = {"short": {"prompts": 4, "seeds": 1, "perceptual": 0}, "full": {"prompts": 4, "seeds": 2, "perceptual": 2}}
 COMPARED = (
     (quality_table.TOKEN, quality_table.CHUNK),
     (quality_table.CHUNK, quality_table.STEP),
@@ -65,7 +65,7 @@ def parse(given: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="dev.py bench quality", description=__doc__)
     parser.add_argument("--form", choices=tuple(FORMS), default="short", help="how much is run (%(default)s)")
     parser.add_argument("--prompts", type=int, help="held-out prompts (4)")
-    parser.add_argument("--seeds", type=int, help="seeds for each (short 1, full 3)")
+    parser.add_argument("--seeds", type=int, help="seeds for each (short 1, full 2)")
     parser.add_argument("--perceptual", type=int, help="clips that are judged by ColorVideoVDP too (short 0, full 2)")
     parser.add_argument("--family", choices=tuple(STEPS), default="skyreels_v2", help="whose model (%(default)s)")
     parser.add_argument("--model", type=Path, default=MAGI1_FILE, help="magi1: what `train tiny_magi1` wrote")
