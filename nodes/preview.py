@@ -20,6 +20,8 @@ from .sampling import Decisions
 
 SHARE, STEP = "share of steps recomputed", "one step"
 PATCH_PIXELS = 2 * SPATIAL
+PREVIEW_ID = "MotionCacheMotionMaskPreview"
+"""ComfyUI runs a node in a class of its own with another name, so the view is told this one."""
 THUMBNAIL_SIDE = 320
 """Pixels of the view's pictures along their longer side."""
 
@@ -68,7 +70,7 @@ class MotionCacheMotionMaskPreview(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="MotionCacheMotionMaskPreview",
+            node_id=PREVIEW_ID,
             display_name="Motion mask preview",
             category="MotionCache",
             description=(
@@ -130,7 +132,7 @@ class MotionCacheMotionMaskPreview(io.ComfyNode):
         background = heat(movement) * 0.5 if images is None else images[..., :3]
         drawn = overlay(background, masks, opacity)
         node_id = cls.hidden.unique_id if cls.hidden is not None else None
-        shown = show_finished(node_id, cls.__name__, decisions, told, images, first)
+        shown = show_finished(node_id, PREVIEW_ID, decisions, told, images, first)
         return io.NodeOutput(drawn, masks, heat(movement), ui={"motioncache": [shown]})
 
 
