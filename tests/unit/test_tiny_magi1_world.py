@@ -35,10 +35,12 @@ def data() -> dataset.Dataset:
         clip = render(scene, number, World(frames=45))
         with torch.no_grad():
             latents.append((vae.encode(autoencoder, dataset.to_video(clip.frames)) - mean) / std)
-        coverage = torch.from_numpy(clip.coverage)
-        places.append(dataset.pool_coverage(coverage if coverage.ndim == 3 else coverage.amax(0)))
+        places.append(dataset.pool_coverage(torch.from_numpy(clip.coverage).amax(0)))
     contexts = torch.cat([prompts.embed(scene) for scene in trained])
-    made = dataset.Dataset(torch.cat(latents), torch.stack(places), torch.arange(3), contexts, prompts.embed(None)[0])
+    kind = torch.zeros(3, dtype=torch.long)
+    made = dataset.Dataset(
+        torch.cat(latents), torch.stack(places), torch.arange(3), kind, contexts, prompts.embed(None)[0]
+    )
     made.latents, made.contexts = magi1.to_model_units(made.latents), magi1.narrowed(made.contexts)
     return made
 
