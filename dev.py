@@ -8,7 +8,7 @@
     python dev.py train NAME [ARGS]    run the training tools/train_NAME.py
     python dev.py setup                only make the environment, and say where it is
 
-The environment (about 2.2 GB) lies in $MOTIONCACHE_CACHE, by default in the user's cache folder under motioncache.
+The environment (about 2.4 GB) lies in $MOTIONCACHE_CACHE, by default in the user's cache folder under motioncache.
 Chromium is installed with apt-get where that is possible; without one the browser tests are reported as skipped.
 """
 
