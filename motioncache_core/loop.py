@@ -36,8 +36,8 @@ class StepPolicy(Protocol):
     def reuse(self, call: Call, x: Tensor) -> StepReuse | None:
         """What a call takes over from earlier steps; ``None``: nothing, or it steps nothing."""
 
-    def stepped(self, call: Call, x: Tensor, window: Tensor) -> None:
-        """Take note of a call's outcome: its input, and the window's latents after it."""
+    def stepped(self, call: Call, x: Tensor, after: Tensor, previous: Tensor | None) -> None:
+        """Take note of a call's outcome: its latents before and after, and the latent frame before them, if any."""
 
 
 @dataclass
@@ -48,6 +48,7 @@ class RunState:
         video: ``[B, C, F, H, W]`` clean latents so far in model units, zero where not yet made.
         next_call: index of the call to make next.
         window: latents of the window in work; its given frames are clean.
+        first: latent frame at which ``video`` and ``window`` begin; those before it have been let go.
         history: the window's given frames as the network sees them, noised.
         begun: index of the window in work, -1 before the first.
         solvers: of the window's chunks, by place.
@@ -57,6 +58,7 @@ class RunState:
     video: Tensor
     next_call: int = 0
     window: Tensor | None = None
+    first: int = 0
     history: Tensor | None = None
     begun: int = -1
     solvers: dict[int, Solver] = field(default_factory=dict)
@@ -82,23 +84,34 @@ def part_levels(call: Call, like: Tensor) -> Tensor:
 def window_noise(plan: Plan, window: Window, seed: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """(start noise of the window's frames, noise for its given frames), drawn per chunk from (seed, chunk).
 
-    A chunk that begins among the given frames gets the end of its noise.
-
     Args:
         like: ``[B, C, F, H, W]`` latents that tell batch, channels, size and device.
     """
-    batch, channels, _, height, width = like.shape
-
-    def draw(index: int, frames: int, full: int, purpose: str) -> Tensor:
-        return chunk_noise(seed, index, batch, channels, frames, height, width, full, purpose).to(like.device)
-
-    given = draw(window.index, window.context, window.context, "history") if window.context else like[:, :, :0]
-    chunks = [
-        draw(chunk.number, chunk.frames, plan.chunk_frames, "start")[:, :, max(window.context - chunk.start, 0) :]
-        for chunk in window.chunks
-        if chunk.number is not None
-    ]
+    given = history_noise(window, seed, like)
+    chunks = [start_noise(plan, window, chunk, seed, like) for chunk in window.chunks if chunk.number is not None]
     return torch.cat([torch.zeros_like(given), *chunks], dim=2), given
+
+
+def history_noise(window: Window, seed: int, like: Tensor) -> Tensor:
+    """Noise for a window's given frames. ``like``: see :func:`window_noise`."""
+    if not window.context:
+        return like[:, :, :0]
+    return _drawn(seed, window.index, window.context, window.context, "history", like)
+
+
+def start_noise(plan: Plan, window: Window, chunk: Chunk, seed: int, like: Tensor) -> Tensor:
+    """Start noise of a generated chunk's new frames; one that begins among the given frames gets the end of its noise.
+
+    Args:
+        like: see :func:`window_noise`.
+    """
+    whole = _drawn(seed, chunk.number, chunk.frames, plan.chunk_frames, "start", like)
+    return whole[:, :, max(window.context - chunk.start, 0) :]
+
+
+def _drawn(seed: int, index: int, frames: int, full: int, purpose: str, like: Tensor) -> Tensor:
+    batch, channels, _, height, width = like.shape
+    return chunk_noise(seed, index, batch, channels, frames, height, width, full, purpose).to(like.device)
 
 
 def begin_window(
@@ -144,8 +157,12 @@ def run_window(
     solver: str = "unipc",
     quirks: frozenset[str] = frozenset(),
     policy: StepPolicy | None = None,
+    until: int | None = None,
 ) -> Iterator[Event]:
     """Make the calls of a window that has begun; goes on where ``state`` stands.
+
+    Args:
+        until: index of the call to stop before; ``None``: make all.
 
     Raises:
         ValueError: a ``policy`` that reuses steps is given with a solver that remembers earlier ones.
@@ -156,13 +173,15 @@ def run_window(
     for call in plan.calls_of(window.index):
         if call.index < state.next_call:
             continue
+        if until is not None and call.index >= until:
+            return
         started = time.perf_counter()
-        x = _call_input(call, window, state)
+        x = call_input(call, window, state)
         reuse = policy.reuse(call, x) if policy is not None else None
         x0 = model_call(call, x) if reuse is None or reuse.computed is not None else None
         finished = [part for part in call.parts if _step(part, call, x, x0, reuse, plan, state, solver, quirks)]
         if policy is not None:
-            policy.stepped(call, x, state.window)
+            policy.stepped(call, x, *_after(call, state))
         if reuse is not None:
             x0 = _prediction(call, x, x0, reuse)
         passes, decisions = memory.take_notes()
@@ -201,9 +220,17 @@ def history_latents(window: Window, video: Tensor) -> Tensor:
     return video[:, :, window.start : window.start + window.context]
 
 
-def _call_input(call: Call, window: Window, state: RunState) -> Tensor:
+def call_input(call: Call, window: Window, state: RunState) -> Tensor:
+    """``[B, C, F, H, W]`` a call's latents as the network is shown them: given frames noised, others as they are."""
     given = state.history[:, :, call.start : call.stop]
-    return torch.cat([given, state.window[:, :, max(call.start, window.context) : call.stop]], dim=2)
+    made = state.window[:, :, max(call.start, window.context) - state.first : call.stop - state.first]
+    return torch.cat([given, made], dim=2)
+
+
+def _after(call: Call, state: RunState) -> tuple[Tensor, Tensor | None]:
+    """A call's latents as they are now, and the latent frame before them."""
+    start, stop = call.start - state.first, call.stop - state.first
+    return state.window[:, :, start:stop], state.window[:, :, start - 1] if start else None
 
 
 def _step(
@@ -229,7 +256,7 @@ def _step(
         after = stepper.step(x0[:, :, own], x[:, :, own])
         if reuse is not None:
             after = torch.where(reuse.computed[:, :, own], after, x[:, :, own] + reuse.added[:, :, own])
-    state.window[:, :, part.start : part.stop] = after
+    state.window[:, :, part.start - state.first : part.stop - state.first] = after
     return part.step == plan.steps - 1
 
 
@@ -244,9 +271,10 @@ def _prediction(call: Call, x: Tensor, x0: Tensor | None, reuse: StepReuse) -> T
 def _finish(part: Part, window: Window, state: RunState, memory: NetworkMemory) -> None:
     memory.finish_chunk(part.chunk)
     del state.solvers[part.chunk]
-    first = part.start if window.remakes_context else max(part.start, window.context)
-    made = state.window[:, :, first : part.stop]
-    state.video[:, :, window.start + first : window.start + part.stop] = made
+    start = part.start if window.remakes_context else max(part.start, window.context)
+    made = state.window[:, :, start - state.first : part.stop - state.first]
+    begin = window.start - state.first
+    state.video[:, :, begin + start : begin + part.stop] = made
     state.untold.append(part.chunk)
 
 
@@ -258,4 +286,4 @@ def _tell(window: Window, state: RunState) -> Iterator[ChunkEvent]:
 
 
 def _latents(frames: Part | Chunk, state: RunState) -> Tensor:
-    return state.window[:, :, frames.start : frames.stop]
+    return state.window[:, :, frames.start - state.first : frames.stop - state.first]

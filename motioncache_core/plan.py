@@ -1,10 +1,12 @@
-"""The plan: every model call of a run, fixed before sampling, as plain data that can be saved and drawn."""
+"""The plan: every model call of a run, fixed before sampling, as plain data that can be drawn."""
 
 from __future__ import annotations
 
-import dataclasses
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import accumulate
+from operator import attrgetter
+from typing import Literal
 
 Kind = Literal["denoise", "context", "refresh"]
 
@@ -141,6 +143,7 @@ class Plan:
         chunk_wise: one chunk a call with stored keys and values, else the whole window a call.
         causal: a chunk attends to itself and earlier chunks only.
         clean_refresh: finished chunks are passed once more, clean.
+        calls: in order, window by window.
     """
 
     family: str
@@ -154,29 +157,19 @@ class Plan:
     windows: tuple[Window, ...]
     calls: tuple[Call, ...]
 
-    def calls_of(self, window: int) -> list[Call]:
-        return [call for call in self.calls if call.window == window]
+    def calls_of(self, window: int) -> tuple[Call, ...]:
+        """The calls of one window."""
+        of_window = attrgetter("window")
+        first = bisect_left(self.calls, window, key=of_window)
+        return self.calls[first : bisect_right(self.calls, window, first, key=of_window)]
 
     @property
-    def largest_window(self) -> int:
-        """Latent frames of the longest window."""
-        return max(window.frames for window in self.windows)
+    def stored_frames(self) -> int:
+        """How many successive latent frames of a window have keys and values that are needed at one time, at most."""
+        return max(self._stored_frames(window.index) for window in self.windows)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain lists, numbers and strings."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Plan:
-        """The plan that :meth:`to_json` described. Raises TypeError or KeyError if it is not one."""
-        windows = tuple(Window(**{**w, "chunks": tuple(Chunk(**c) for c in w["chunks"])}) for w in data["windows"])
-        calls = tuple(
-            Call(**{**c, "parts": tuple(map(_part_from, c["parts"])), "reads": tuple(c["reads"])})
-            for c in data["calls"]
-        )
-        return cls(**{**data, "sigmas": tuple(data["sigmas"]), "windows": windows, "calls": calls})
-
-
-def _part_from(data: dict[str, Any]) -> Part:
-    reads = None if data["reads"] is None else tuple(data["reads"])
-    return Part(**{**data, "reads": reads, "branches": tuple(map(tuple, data["branches"]))})
+    def _stored_frames(self, window: int) -> int:
+        calls = self.calls_of(window)
+        newest = list(accumulate((call.stop for call in calls), max))
+        oldest = list(accumulate((call.reads[0] for call in reversed(calls)), min))
+        return max(last - first for last, first in zip(newest, reversed(oldest), strict=True))

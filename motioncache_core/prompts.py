@@ -22,47 +22,15 @@ from safetensors.torch import save_file
 from .safetensors_file import CheckpointError, Header, read_header
 
 FORMAT, VERSION = "motioncache_prompt", "1"
-SUFFIX = ".safetensors"
 Conditioning = list[list[Any]]
 
 _KEY = re.compile(r"entries\.(0|[1-9][0-9]{0,5})\.([A-Za-z0-9_]+)")
 _NAME = re.compile(r"[A-Za-z0-9_]+")
-_ILLEGAL = re.compile(r'[<>:"|?*\x00-\x1f]')
-_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
 _FLOATS = {"F64", "F32", "F16", "BF16"}
-_MAX_NAME_BYTES = 150
 
 
 class PromptError(ValueError):
     """A prompt cannot be saved or a file is no saved prompt; the message says why."""
-
-
-def prompt_path(folder: Path, name: str, *, overwrite: bool) -> Path:
-    """The file to save a prompt to.
-
-    Characters that some system forbids become ``_``; ``/`` makes subfolders. Without ``overwrite`` a number is appended
-    if the name is taken.
-
-    Raises:
-        PromptError: the name is empty, absolute, or leads out of the folder.
-    """
-    parts = name.replace("\\", "/").removesuffix(SUFFIX).split("/")
-    if ".." in parts or name.startswith(("/", "\\")):
-        raise PromptError(f"filename {name!r} leads out of {folder}; give a name like 'forest walk' or 'forest/walk'.")
-    clean = [part for part in map(_clean_part, parts) if part]
-    if not clean:
-        raise PromptError(f"filename {name!r} is empty; give a name like 'forest walk'.")
-    path = folder.joinpath(*clean[:-1], clean[-1] + SUFFIX)
-    number = 2
-    while not overwrite and path.exists():
-        path = path.with_name(f"{clean[-1]}_{number}{SUFFIX}")
-        number += 1
-    return path
-
-
-def _clean_part(part: str) -> str:
-    clean = _ILLEGAL.sub("_", part).strip().encode()[:_MAX_NAME_BYTES].decode(errors="ignore").rstrip(". ")
-    return f"_{clean}" if _RESERVED.fullmatch(clean) else clean
 
 
 def save_prompt(path: Path, conditioning: Sequence[Sequence[Any]], text: str = "") -> None:

@@ -5,6 +5,7 @@ Only the classes named here are written and made again; nothing that is read dec
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from .kv_cache import KVCache
 from .loop import RunState
 from .solvers import Euler, FlowUniPC
 
+Place = tuple[torch.device | None, bool]
+"""(device, whether to copy)."""
 _CORE_CLASSES = (RunState, KVCache, FlowUniPC, Euler)
 _DTYPES = {str(d): d for d in (torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn)}
 
@@ -32,15 +35,22 @@ def export(value: Any, family: tuple[type, ...] = ()) -> tuple[dict[str, Tensor]
 
 
 def restore(
-    tensors: dict[str, Tensor], data: Any, family: tuple[type, ...] = (), device: torch.device | None = None
+    tensors: dict[str, Tensor],
+    data: Any,
+    family: tuple[type, ...] = (),
+    device: torch.device | None = None,
+    copy: bool = True,
 ) -> Any:
     """What :func:`export` was given, made anew; tensors are copied, to ``device`` unless it is ``None``.
+
+    Args:
+        copy: without, tensors that lie on the device already are taken as they are.
 
     Raises:
         ValueError: the data names a class, a precision or a tensor that is not known.
     """
     try:
-        return _decode(data, tensors, {c.__name__: c for c in (*_CORE_CLASSES, *family)}, device)
+        return _decode(data, tensors, {c.__name__: c for c in (*_CORE_CLASSES, *family)}, (device, copy))
     except KeyError as error:
         raise ValueError(f"the saved state refers to {error}, which is not there") from None
 
@@ -53,7 +63,11 @@ def _encode(value: Any, tensors: dict[str, Tensor], classes: set[str]) -> Any:
         tensors[name] = value
         return {"tensor": name}
     if isinstance(value, (list, tuple)):
-        return {type(value).__name__: [_encode(v, tensors, classes) for v in value]}
+        return {"tuple" if isinstance(value, tuple) else "list": [_encode(v, tensors, classes) for v in value]}
+    if isinstance(value, (set, frozenset)):
+        return {"set": [_encode(v, tensors, classes) for v in value]}
+    if isinstance(value, Counter):
+        return {"counter": [[_encode(k, tensors, classes), _encode(v, tensors, classes)] for k, v in value.items()]}
     if isinstance(value, dict):
         return {"dict": [[_encode(k, tensors, classes), _encode(v, tensors, classes)] for k, v in value.items()]}
     if isinstance(value, torch.dtype):
@@ -65,24 +79,28 @@ def _encode(value: Any, tensors: dict[str, Tensor], classes: set[str]) -> Any:
     raise TypeError(f"a {type(value).__name__} cannot be part of a saved state")
 
 
-def _decode(data: Any, tensors: dict[str, Tensor], classes: dict[str, type], device: torch.device | None) -> Any:
+def _decode(data: Any, tensors: dict[str, Tensor], classes: dict[str, type], place: Place) -> Any:
     if not isinstance(data, dict):
         return data
+    device, copy = place
     if "tensor" in data:
-        return tensors[data["tensor"]].to(device, copy=True)
+        return tensors[data["tensor"]].to(device, copy=copy)
     if "list" in data:
-        return [_decode(v, tensors, classes, device) for v in data["list"]]
+        return [_decode(v, tensors, classes, place) for v in data["list"]]
     if "tuple" in data:
-        return tuple(_decode(v, tensors, classes, device) for v in data["tuple"])
-    if "dict" in data:
-        pairs = [[_decode(item, tensors, classes, device) for item in pair] for pair in data["dict"]]
-        return dict(pairs)
+        return tuple(_decode(v, tensors, classes, place) for v in data["tuple"])
+    if "set" in data:
+        return {_decode(v, tensors, classes, place) for v in data["set"]}
+    for name, kind in (("dict", dict), ("counter", Counter)):
+        if name in data:
+            pairs = [[_decode(item, tensors, classes, place) for item in pair] for pair in data[name]]
+            return kind(dict(pairs))
     if "dtype" in data:
         return _DTYPES[data["dtype"]]
     if "device" in data:
         return torch.device(data["device"]) if device is None else device
     made = object.__new__(classes[data["class"]])
-    fields = _decode(data["fields"], tensors, classes, device)
+    fields = _decode(data["fields"], tensors, classes, place)
     for name, value in fields.items():
         object.__setattr__(made, name, value)
     return made

@@ -7,7 +7,7 @@ that number, the rows of a range are read where they lie.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from .attention import AttentionFunction
 from .compression import Compression, QueryTap, kept_tokens, take
 from .guidance import BRANCHES
 from .items import Fresh, Item, Stored, Writes
-from .plan import stored_branch, stored_chunks
+from .plan import lifetimes, stored_branch, stored_chunks
 from .policy import Magi1Policy
 from .transformer import Magi1Transformer
 
@@ -83,6 +83,8 @@ class Magi1Run:
         """Chunks whose place in the settled branch's store was given up."""
         self.queries: dict[int, list[Tensor]] = {}
         """With compression: sample -> ``[m, heads, d]`` queries of the last computed chunk, by layer."""
+        self.queried_row = -1
+        """The row whose queries stay, although it has more calls."""
         if compression is not None:
             compression.check(plan)
             if policy is not None and policy.config.granularity == "token":
@@ -113,6 +115,16 @@ class Magi1Run:
             for sample in range(samples):
                 self.kv.allocate((name, 0, sample), places * self.plan.chunk_frames * tokens_per_frame)
 
+    def place_alone(self, call: Call) -> int:
+        """Frame from which a pass without history counts its positions, which act by their differences only.
+
+        Compression compares its queries with other passes' keys: then it is the original's, behind all chunks in work.
+        Otherwise it is behind the call's own, so that no chunk depends on later ones.
+        """
+        if self.compression is None:
+            return call.stop
+        return max(part.stop for part in self._active[call.row])
+
     def begin_window(self) -> None:
         """Forget the window before."""
         if self.policy is not None:
@@ -121,7 +133,25 @@ class Magi1Run:
     def finish_chunk(self, chunk: int) -> None:
         """A chunk is clean: drop what was kept to reuse it."""
         if self.policy is not None:
-            self.policy.finish(chunk)
+            self.policy.forget(chunk)
+
+    def rows_kept(self, plan: Plan, next_call: int, per_frame: int) -> dict[int, dict[Hashable, list[slice]]]:
+        """See :class:`~motioncache_core.take.TakeMemory`. Of clean chunks the settled branch only."""
+        found: dict[int, dict[Hashable, list[slice]]] = {}
+        for branch, lives in lifetimes(plan).items():
+            for chunk, (first, last) in lives.items():
+                if not first < next_call <= last:
+                    continue
+                rows = self.store_rows(branch, chunk, chunk + 1, plan.chunk_frames * per_frame)
+                for role in self.kv.roles:
+                    if role[0] == branch:
+                        found.setdefault(chunk, {})[role] = [slice(*row) for row in rows]
+        return found
+
+    def redo(self, chunk: int) -> None:
+        """See :class:`~motioncache_core.take.TakeMemory`."""
+        if self.policy is not None:
+            self.policy.forget(chunk)
 
     def take_notes(self) -> tuple[tuple[Pass, ...], tuple[Decision, ...]]:
         """Passes and decisions since the last time."""
@@ -132,11 +162,18 @@ class Magi1Run:
     def memory(self) -> dict[str, Any]:
         """What a saved state keeps; the rest is made again."""
         states = self.policy.states if self.policy else {}
-        return {"kv": self.kv, "states": states, "dropped": self.dropped, "queries": self.queries}
+        return {
+            "kv": self.kv,
+            "states": states,
+            "dropped": self.dropped,
+            "queries": self.queries,
+            "texts": self._texts,
+        }
 
     def recall(self, memory: dict[str, Any]) -> None:
         """Take up what :meth:`memory` gave."""
         self.kv, self.dropped, self.queries = memory["kv"], memory["dropped"], memory["queries"]
+        self._texts = memory.get("texts", {})  # takes saved by older versions have none
         if self.policy is not None:
             self.policy.states = memory["states"]
 
@@ -147,7 +184,7 @@ class Magi1Run:
             return None
         part = call.parts[0]
         for sample, latents in enumerate(x):
-            decision = self.policy.decide(("guided", 0, sample), call, self.embed(latents))
+            decision = self.policy.decide(("guided", 0, sample), call, latents, self.embed)
             self._stepping.append(decision)
             if decision.outcome == "reused":
                 self.chosen[sample] = torch.empty(0, dtype=torch.long, device=x.device)
@@ -163,16 +200,14 @@ class Magi1Run:
         if not any(decision.computed for decision in self._stepping):
             self._note_left_out(part, x)
             return StepReuse(None, torch.stack(added))
-        computed = [latent_mask(decision, x.shape[2:]) for decision in self._stepping]
-        return StepReuse(torch.stack(computed).to(x.device), torch.stack(added))
+        computed = [latent_mask(decision, x.shape[2:]).to(x.device) for decision in self._stepping]
+        return StepReuse(torch.stack(computed), torch.stack(added))
 
-    def stepped(self, call: Call, x: Tensor, window: Tensor) -> None:
+    def stepped(self, call: Call, x: Tensor, after: Tensor, previous: Tensor | None) -> None:
         """Hand the outcome of a call's step to the policy."""
-        part = call.parts[0]
         for sample, decision in enumerate(self._stepping):
-            latents = window[sample]
-            previous = latents[:, part.start - 1] if part.start else None
-            self.policy.observe(decision, part, x[sample], latents[:, part.start : part.stop], previous)
+            before = None if previous is None else previous[sample]
+            self.policy.observe(decision, call.parts[0], x[sample], after[sample], before)
         self.chosen, self._stepping = {}, []
 
     def note(self, made: Pass) -> None:
@@ -253,10 +288,11 @@ class Magi1Adapter:
     Args:
         network: the transformer.
         attention: attention function.
+        null_text: ``[L, text_dim]`` what passes without prompt see, ``None``: the learned null text.
     """
 
-    def __init__(self, network: Magi1Transformer, attention: AttentionFunction):
-        self.network, self.attention = network, attention
+    def __init__(self, network: Magi1Transformer, attention: AttentionFunction, null_text: Tensor | None = None):
+        self.network, self.attention, self.null_text = network, attention, null_text
 
     def forward(self, x: Tensor, call: Call, rows: Sequence[BranchRow], run: Magi1Run) -> Tensor:
         """Velocity of a call's frames, towards the clean video.
@@ -271,14 +307,17 @@ class Magi1Adapter:
             frame_tokens = (x.shape[3] // 2) * (x.shape[4] // 2)
             run.make_room(call.row, run.plan.chunk_frames * frame_tokens, frame_tokens, self.network.config.num_groups)
         slots = [(r, part) for r, row in enumerate(rows) for part in call.parts if row.branch in dict(part.branches)]
-        items = [_item(x[r], call, part, rows[r], run) for r, part in slots]
+        items = [_item(x[r], call, part, rows[r], run, self.null_text) for r, part in slots]
         places = {(r, part.chunk): place for place, (r, part) in enumerate(slots)}
         items = [
             replace(item, reads=_reads(r, part, call, rows[r], run, item, places))
             for item, (r, part) in zip(items, slots, strict=True)
         ]
         velocity = torch.zeros_like(x, dtype=torch.float32)
-        outputs = self.network(items, self.attention, run.kv) if run.compression is None else self._tapped(items, run)
+        if run.compression is None:
+            outputs = self.network(items, self.attention, run.kv)
+        else:
+            outputs = self._tapped(items, [rows[r] for r, _ in slots], call, run)
         for (r, part), output in zip(slots, outputs, strict=True):
             velocity[r, :, part.start - call.start : part.stop - call.start] = output
         made: set[int] = set()
@@ -288,26 +327,32 @@ class Magi1Adapter:
                 run.note(_pass(row, own, items, made, self.network.config.null_tokens))
         return velocity
 
-    def _tapped(self, items: Sequence[Item], run: Magi1Run) -> list[Tensor]:
-        """Velocities, and note of the queries of those items that write the settled branch's rows."""
-        active = [item for item in items if item.computed]
-        roles = [item.writes.role if item.writes is not None else None for item in active]
-        kept = [role[2] if role is not None and role[0] == run.settled_branch else None for role in roles]
+    def _tapped(self, items: Sequence[Item], rows: Sequence[BranchRow], call: Call, run: Magi1Run) -> list[Tensor]:
+        """Velocities, and note of the queries of a row's last pass in the original's order: those of a nearly clean
+        chunk's second pass where there is one, else of the items that write the settled branch's rows.
+        """
+        alone = [BRANCHES[row.branch].prompt and not BRANCHES[row.branch].history for row in rows]
+        writes = [item.writes is not None and item.writes.role[0] == run.settled_branch for item in items]
+        counts = alone if any(alone) else writes
+        kept = [row.sample if c else None for row, item, c in zip(rows, items, counts, strict=True) if item.computed]
         tap = QueryTap(self.attention, kept, self.network.config.num_heads)
         outputs = self.network(items, tap, run.kv)
-        run.queries |= tap.queries
+        if run.queried_row != call.row:
+            run.queries |= tap.queries
+        if any(alone):
+            run.queried_row = call.row
         return outputs
 
 
-def _item(x: Tensor, call: Call, part: Part, row: BranchRow, run: Magi1Run) -> Item:
+def _item(x: Tensor, call: Call, part: Part, row: BranchRow, run: Magi1Run, null_text: Tensor | None) -> Item:
     """A part in a branch, what it attends to left open."""
     branch = BRANCHES[row.branch]
+    prompted = branch.prompt and part.step >= 0
     item = Item(
         latents=x[:, part.start - call.start : part.stop - call.start],
         timestep=part.timestep,
-        text=row.texts.get(part.chunk) if branch.prompt and part.step >= 0 else None,
-        # Passes without history see relative positions only; these are the original's places.
-        start=part.start if branch.history else call.stop if branch.prompt else 0,
+        text=row.texts.get(part.chunk, null_text) if prompted else null_text,
+        start=part.start if branch.history else run.place_alone(call) if branch.prompt else 0,
         reads=(),
         text_dropped=branch.dropped,
         step_length=part.stride or None,

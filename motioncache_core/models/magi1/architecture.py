@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, NamedTuple
 
+from ...sizes import ArchitectureError, Shape, anchor, count_blocks, require_positive
+
 PATCH_SIZE = (1, 2, 2)
 """Latent frames, rows and columns of one token."""
 
@@ -40,12 +42,6 @@ SIZE_KEYS = (
 """The keys that sizes are read from."""
 
 _BLOCK_KEY = re.compile(re.escape(PREFIX) + r"(0|[1-9][0-9]{0,8})\.(.+)")
-
-Shape = tuple[int, ...]
-
-
-class ArchitectureError(ValueError):
-    """The keys or shapes do not describe a MAGI-1 transformer."""
 
 
 class Entry(NamedTuple):
@@ -91,10 +87,7 @@ class ArchitectureConfig:
 
     def __post_init__(self) -> None:
         whole = ("dim", "ffn_dim", "num_heads", "num_groups", "num_layers", "head_dim", "text_dim", "text_tokens")
-        for name in whole:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ArchitectureError(f"{name} must be a positive whole number, got {value!r}")
+        require_positive(self, whole)
         if self.num_heads % self.num_groups:
             raise ArchitectureError(f"num_heads {self.num_heads} is not a multiple of num_groups {self.num_groups}")
         if self.head_dim % 8:
@@ -168,16 +161,16 @@ class ArchitectureConfig:
         Raises:
             ArchitectureError: a key that the sizes are read from is missing or has another rank, or they do not fit.
         """
-        patch = _anchor(shapes, SIZE_KEYS[0], 5)
+        patch = anchor(shapes, SIZE_KEYS[0], 5)
         if patch[2:] != PATCH_SIZE:
             raise ArchitectureError(f"x_embedder.weight has patch size {patch[2:]}, expected {PATCH_SIZE}")
         if patch[1] not in (LATENT_CHANNELS, 2 * LATENT_CHANNELS):
             raise ArchitectureError(f"x_embedder.weight takes {patch[1]} channels, expected 16 or 32")
         doubled = patch[1] == 2 * LATENT_CHANNELS
-        caption = _anchor(shapes, NULL_CAPTION, 2)
-        (head_dim,) = _anchor(shapes, SIZE_KEYS[3], 1)
-        queries, keys = (_anchor(shapes, key, 2)[0] for key in SIZE_KEYS[4:6])
-        first, second = (_anchor(shapes, key, 2) for key in SIZE_KEYS[6:8])
+        caption = anchor(shapes, NULL_CAPTION, 2)
+        (head_dim,) = anchor(shapes, SIZE_KEYS[3], 1)
+        queries, keys = (anchor(shapes, key, 2)[0] for key in SIZE_KEYS[4:6])
+        first, second = (anchor(shapes, key, 2) for key in SIZE_KEYS[6:8])
         for name, rows in (("q", queries), ("k", keys)):
             if rows % head_dim:
                 raise ArchitectureError(f"linear_qkv.{name}.weight has {rows} rows for heads of {head_dim}")
@@ -186,7 +179,7 @@ class ArchitectureConfig:
             ffn_dim=second[1],
             num_heads=queries // head_dim,
             num_groups=keys // head_dim,
-            num_layers=count_blocks(shapes),
+            num_layers=count_blocks(shapes, block_index, PREFIX),
             head_dim=head_dim,
             gated=first[0] == 2 * second[1],
             doubled_channels=doubled,
@@ -201,29 +194,10 @@ INTERLEAVE = 8
 """Slices in which the two attentions' outputs alternate before the projection."""
 
 
-def _anchor(shapes: Mapping[str, Shape], key: str, rank: int) -> Shape:
-    if key not in shapes:
-        raise ArchitectureError(f"missing key {key}")
-    shape = tuple(shapes[key])
-    if len(shape) != rank:
-        raise ArchitectureError(f"{key} has shape {list(shape)}, expected {rank} dimensions")
-    return shape
-
-
 def block_index(key: str) -> int | None:
     """Number of the block that a key belongs to, or None."""
     match = _BLOCK_KEY.fullmatch(key)
     return int(match[1]) if match else None
-
-
-def count_blocks(keys: Mapping[str, Any]) -> int:
-    """Highest block number + 1 (gaps then show up as missing keys)."""
-    indices = {i for i in map(block_index, keys) if i is not None}
-    if 0 not in indices:
-        raise ArchitectureError(f"missing keys {PREFIX}0.*")
-    if max(indices) >= len(keys):  # keeps a damaged name from asking for millions of keys
-        raise ArchitectureError(f"it has {len(indices)} blocks, but one is called {PREFIX}{max(indices)}")
-    return max(indices) + 1
 
 
 _Pairs = Iterator[tuple[str, Entry]]

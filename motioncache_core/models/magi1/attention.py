@@ -19,13 +19,12 @@ from .architecture import INTERLEAVE, ArchitectureConfig
 from .casting import Build, NormPlusOne
 from .fp8 import QuantisedLinear
 from .items import Fresh, Item
+from .products import precise_product
 from .rotary import rotate
+from .stretches import by_rows
 
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """(queries [1, n, C], keys [1, m, C], values [1, m, C], heads) -> [1, n, C]."""
-
-ROWS_AT_ONCE = 16384
-"""Tokens that go together through what needs much memory for each: float32 norms, the feed-forward layer."""
 
 
 @dataclass
@@ -64,14 +63,6 @@ def grouped(attention: AttentionFunction, q: Tensor, k: Tensor, v: Tensor) -> Te
     return out.view(heads // groups, n, groups, width).permute(1, 2, 0, 3).reshape(n, heads * width)
 
 
-def by_rows(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """``function(*tensors)`` where every output row depends on the inputs' same row, a stretch at a time."""
-    if tensors[0].shape[0] <= ROWS_AT_ONCE:
-        return function(*tensors)
-    parts = zip(*(tensor.split(ROWS_AT_ONCE) for tensor in tensors), strict=True)
-    return torch.cat([function(*part) for part in parts])
-
-
 def block_linear(columns: int, rows: int, quantised: bool, smooth: bool, build: Build) -> nn.Module:
     """A bias-free linear layer of a block, float8 if so stored."""
     return QuantisedLinear(columns, rows, smooth, build) if quantised else build.linear(columns, rows)
@@ -104,12 +95,16 @@ class JointAttention(nn.Module):
 
     def forward(self, layer: int, x: Tensor, packed: Packed) -> Tensor:
         """``[N, dim]`` -> ``[N, dim]``, float32 unless the projection is float8."""
+        both = self._both(layer, x, packed)
+        if isinstance(self.linear_proj, QuantisedLinear):
+            return self.linear_proj(both)
+        return precise_product(self.linear_proj, both)
+
+    def _both(self, layer: int, x: Tensor, packed: Packed) -> Tensor:
+        """``[N, 2 * attention_dim]`` what was seen of the video and of the text, in turns."""
         z = self.linear_qkv.layer_norm(x)
-        video = self._to_video(layer, z, packed)
-        text = self._to_text(z, packed)
-        both = torch.stack([part.unflatten(1, (INTERLEAVE, -1)) for part in (video, text)], dim=2).flatten(1)
-        quantised = isinstance(self.linear_proj, QuantisedLinear)
-        return by_rows(lambda rows: self.linear_proj(rows if quantised else rows.float()), both)
+        seen = self._to_video(layer, z, packed), self._to_text(z, packed)
+        return torch.stack([part.unflatten(1, (INTERLEAVE, -1)) for part in seen], dim=2).flatten(1)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(1, (-1, self.config.head_dim))

@@ -37,9 +37,11 @@ _LINKS = _rules(
     (rf"\b(?:https?:(?:/{{1,3}}|[a-zA-Z0-9%])|{_SITE})", ""),
     (rf"\b(?:www:(?:/{{1,3}}|[a-zA-Z0-9%])|{_SITE})", ""),
 )
+_IDEOGRAPHS = r"[\u31c0-\u9fff]+"
+"""With strokes, enclosed and compatibility signs."""
 _SIGNS = _rules(
     (r"@\w+\b", ""),  # nicknames
-    (r"[\u31c0-\u9fff]+", ""),  # strokes, enclosed and compatibility signs, ideographs
+    (_IDEOGRAPHS, ""),
     (rf"[{_DASHES}]+", "-"),
     (r"[`´«»“”¨]", '"'),
     (r"[‘’]", "'"),
@@ -92,6 +94,11 @@ def clean_caption(prompt: str, passes: int = PASSES, repair: Callable[[str], str
     for _ in range(passes):
         prompt = _clean(prompt, repair)
     return prompt
+
+
+def ideographs(prompt: str) -> str:
+    """The Chinese characters of a prompt, which cleaning takes out."""
+    return "".join(re.findall(_IDEOGRAPHS, without_percent_codes(prompt)))
 
 
 def without_percent_codes(text: str) -> str:

@@ -6,11 +6,33 @@ where they are and hands over functions (LoRA) that the module applies when it c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+CastFunction = Callable[..., tuple[Tensor, Tensor | None]]
+"""(module, dtype=, device=, bias_dtype=) -> its weight and bias, cast, with what ComfyUI has put on the module."""
+
+
+def cast_bias_weight(
+    module: nn.Module, *, dtype: torch.dtype, device: torch.device, bias_dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias, cast, with the functions that ComfyUI has put on the module."""
+    weight = _cast(module.weight, dtype, device, module.weight_function)
+    if module.bias is None:
+        return weight, None
+    return weight, _cast(module.bias, bias_dtype, device, module.bias_function)
+
+
+def _cast(parameter: Tensor, dtype: torch.dtype, device: torch.device, functions: list) -> Tensor:
+    # the functions work in place, so they get a copy
+    value = parameter.to(device=device, dtype=dtype, copy=bool(functions))
+    for function in functions:
+        value = function(value)
+    return value
 
 
 @dataclass(frozen=True)
@@ -19,11 +41,12 @@ class Build:
 
     Args:
         operations: classes ``Linear``, ``Conv3d``, ``LayerNorm`` that cast their weights to the input's dtype, as
-            ComfyUI's ``manual_cast``; with ``cast_bias_weight`` (ComfyUI's) the network's own layers use that too.
+            ComfyUI's ``manual_cast``.
         weight_dtype: in which linear weights of the blocks are stored.
         norm_dtype: the same for norms.
         device: where parameters are made.
         native_float8: let the device multiply float8 matrices where it can.
+        cast: how the network's own layers cast theirs; ComfyUI's knows where it keeps them and how to fetch them.
     """
 
     operations: Any
@@ -31,6 +54,7 @@ class Build:
     norm_dtype: torch.dtype
     device: torch.device | None = None
     native_float8: bool = True
+    cast: CastFunction = field(default=cast_bias_weight)
 
     def linear(self, columns: int, rows: int, bias: bool = False) -> nn.Module:
         """A linear layer of a block."""
@@ -59,29 +83,11 @@ class CastAtUse(nn.Module):
         super().__init__()
         self.weight_function: list = []
         self.bias_function: list = []
-        self._cast = getattr(build.operations, "cast_bias_weight", cast_bias_weight)
+        self._cast = build.cast
 
     def cast(self, like: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """Weight and bias in ``dtype`` on the device of ``like``."""
         return self._cast(self, dtype=dtype, device=like.device, bias_dtype=dtype)
-
-
-def cast_bias_weight(
-    module: nn.Module, *, dtype: torch.dtype, device: torch.device, bias_dtype: torch.dtype
-) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias, cast, with the functions that ComfyUI has put on the module."""
-    weight = _cast(module.weight, dtype, device, module.weight_function)
-    if module.bias is None:
-        return weight, None
-    return weight, _cast(module.bias, bias_dtype, device, module.bias_function)
-
-
-def _cast(parameter: Tensor, dtype: torch.dtype, device: torch.device, functions: list) -> Tensor:
-    # the functions work in place, so they get a copy
-    value = parameter.to(device=device, dtype=dtype, non_blocking=True, copy=bool(functions))
-    for function in functions:
-        value = function(value)
-    return value
 
 
 class NormPlusOne(CastAtUse):

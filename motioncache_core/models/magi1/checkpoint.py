@@ -8,11 +8,11 @@ SandAI-org/MAGI-1 (file names, configuration files, key names), its hub reposito
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,27 @@ from safetensors import safe_open
 
 from ...recognise import describe
 from ...safetensors_file import CheckpointError, StoredTensor
+from ...sizes import ArchitectureError
+from ...stored_layout import (
+    COMPANIONS,
+    FP8,
+    PLAIN,
+    PREFIXES,
+    READABLE,
+    StoredLayout,
+    check_shapes,
+    companions_notice,
+    refusal,
+    refuse_extra,
+    refuse_sizeless,
+    with_place,
+)
 from ...weight_files import INDEX_SUFFIX, WeightFiles, find_weight_files, is_weight_file
 from .architecture import (
     NULL_CAPTION,
     PREFIX,
     SIZE_KEYS,
     ArchitectureConfig,
-    ArchitectureError,
     Entry,
     expected_entries,
     matching_variants,
@@ -43,51 +57,29 @@ WEIGHT_FOLDERS = "inference_weight"
 STACKED_KEY = f"{PREFIX}self_attention.linear_qkv.weight"
 """A key of MAGI-1.1 24B, whose layers are stacked in one tensor each."""
 
-FP8 = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
-PLAIN = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-
-_PREFIXES = ("", "model.diffusion_model.", "diffusion_model.", "model.", "module.", "transformer.")
-_COMPANIONS = ("text_encoders.", "vae.", "first_stage_model.", "cond_stage_model.", "conditioner.")
 _DISTILLED = re.compile(r"(?i)(?<![a-z])distill(ed|ation)?(?![a-z])")
 _BASE = re.compile(r"(?i)(?<![a-z])base(?![a-z])")
 _MAX_CONFIG_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where the tensors of one checkpoint lie; nothing is loaded.
+class Layout(StoredLayout):
+    """Where the tensors of one checkpoint lie.
 
     Args:
-        path: what was asked for.
-        name: what to call the model.
-        kind: the layout in words.
         config: sizes.
         distilled: whether it is a distilled model, ``None``: nothing tells.
-        tensors: official key -> stored tensor.
         official: content of an official configuration file beside the weights, empty if there is none.
-        notices: sentences for the user.
     """
 
-    path: Path
-    name: str
-    kind: str
     config: ArchitectureConfig
     distilled: bool | None
-    tensors: Mapping[str, StoredTensor]
     official: Mapping[str, Any]
-    notices: tuple[str, ...]
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return tuple(dict.fromkeys(tensor.file for tensor in self.tensors.values()))
 
     @property
     def precision(self) -> str:
         """The dtype that most of the numbers have, e.g. ``bfloat16`` or ``float8_e4m3fn, scaled``."""
-        numbers: Counter[str] = Counter()
-        for tensor in self.tensors.values():
-            numbers[tensor.dtype] += math.prod(tensor.shape)
-        return {**PLAIN, **FP8}[numbers.most_common(1)[0][0]] + (", scaled" if self.config.fp8 else "")
+        return self.main_dtype + (", scaled" if self.config.fp8 else "")
 
     def summary(self) -> str:
         variants = [v.name for v in matching_variants(self.config) if self.distilled in (None, v.distilled)]
@@ -113,8 +105,7 @@ def read_layout(path: Path | str) -> Layout:
     names, extra = _official_names(stored, prefix)
     config, expected = _checked_config(found, names)
     extra += [key for key in names if key not in expected]
-    if extra:
-        raise _fail(found, f"holds {_some(extra)}, which do not belong to the model ({len(extra)} extra keys).")
+    refuse_extra(partial(_fail, found), extra)
     _check_dtypes(found, names, expected)
     official = _official_config(found)
     claims = _claims(found, official, config)
@@ -150,11 +141,7 @@ def read_tensors(layout: Layout, *, copy: bool = False) -> dict[str, torch.Tenso
 
 
 def _fail(found: WeightFiles, sentence: str) -> CheckpointError:
-    return CheckpointError(f"{found.root.name} {sentence} Expected {WANTED}.")
-
-
-def _some(keys: list[str]) -> str:
-    return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+    return refusal(found, WANTED, sentence)
 
 
 def _weights_folder(path: Path) -> Path:
@@ -192,7 +179,7 @@ def _prefix(found: WeightFiles, shapes: Mapping[str, tuple[int, ...]]) -> str:
     Raises:
         CheckpointError: it is another kind of model.
     """
-    for prefix in _PREFIXES:
+    for prefix in PREFIXES:
         if prefix + STACKED_KEY in shapes:
             raise _fail(
                 found,
@@ -208,8 +195,8 @@ def _official_names(stored: Mapping[str, StoredTensor], prefix: str) -> tuple[di
     """Official key -> tensor, and the keys of neither the model nor its companions in a full checkpoint."""
     names, extra = {}, []
     for key, tensor in stored.items():
-        if not key.startswith(prefix) or (not prefix and key.startswith(_COMPANIONS)):
-            if not key.startswith(_COMPANIONS):
+        if not key.startswith(prefix) or (not prefix and key.startswith(COMPANIONS)):
+            if not key.startswith(COMPANIONS):
                 extra.append(key)
             continue
         inner = key.removeprefix(prefix)
@@ -220,25 +207,14 @@ def _official_names(stored: Mapping[str, StoredTensor], prefix: str) -> tuple[di
 def _checked_config(
     found: WeightFiles, names: Mapping[str, StoredTensor]
 ) -> tuple[ArchitectureConfig, dict[str, Entry]]:
-    sizeless = [key for key in SIZE_KEYS if key not in names]
-    if sizeless:
-        raise _fail(found, f"lacks {_some(sizeless)}, which tells its size: it is incomplete.")
+    fail = partial(_fail, found)
+    refuse_sizeless(fail, [key for key in SIZE_KEYS if key not in names])
     try:
         config = ArchitectureConfig.from_shapes({key: tensor.shape for key, tensor in names.items()})
     except ArchitectureError as error:
-        raise _fail(found, f"looks like MAGI-1 but cannot be used: {error}.") from None
+        raise fail(f"looks like MAGI-1 but cannot be used: {error}.") from None
     expected = expected_entries(config)
-    missing = [key for key in expected if key not in names]
-    if missing:
-        raise _fail(found, f"lacks {_some(missing)} ({len(missing)} of {len(expected)} keys): it is incomplete.")
-    wrong = [key for key, entry in expected.items() if names[key].shape != entry.shape]
-    if wrong:
-        key = wrong[0]
-        raise _fail(
-            found,
-            f"has {len(wrong)} tensors of the wrong shape, first {names[key].key}: {list(names[key].shape)} instead "
-            f"of {list(expected[key].shape)}.",
-        )
+    check_shapes(fail, names, {key: entry.shape for key, entry in expected.items()})
     return config, expected
 
 
@@ -249,16 +225,12 @@ def _check_dtypes(found: WeightFiles, names: Mapping[str, StoredTensor], expecte
             if tensor.dtype != "F8_E4M3":
                 raise _fail(found, f"stores {tensor.key} as {tensor.dtype}, although it has scales for F8_E4M3.")
         elif tensor.dtype not in PLAIN and (tensor.dtype not in FP8 or "scale" in key):
-            raise _fail(
-                found,
-                f"stores {tensor.key} as {tensor.dtype}; readable are {', '.join([*PLAIN.values(), *FP8.values()])}.",
-            )
+            raise _fail(found, f"stores {tensor.key} as {tensor.dtype}; readable are {READABLE}.")
 
 
 def _kind(found: WeightFiles, prefix: str) -> str:
     layout = f"official names with prefix {prefix}" if prefix else "official names"
-    place = "folder" if found.is_folder else "file"
-    return f"{layout}, {place}" if len(found.files) == 1 else f"{layout}, {place} of {len(found.files)} shards"
+    return with_place(layout, found)
 
 
 def _official_config(found: WeightFiles) -> Mapping[str, Any]:
@@ -317,9 +289,7 @@ def _notices(
         notices.append(f"{name}: {told}; it is taken as {kinds[next(iter(claims.values()))]}. Mend the one that errs.")
     if official:
         notices += _contradictions(name, config, official)
-    if companions:
-        notices.append(f"{name} is a full checkpoint; its {companions} other tensors (text, VAE) are not used.")
-    return tuple(notices)
+    return (*notices, *companions_notice(name, companions))
 
 
 def _contradictions(name: str, config: ArchitectureConfig, official: Mapping[str, Any]) -> list[str]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 from ...config import Magi1CacheConfig
-from ...decisions import phase_at
 from ...forecast import COMPUTED, Expected, Forecast
 from ...plan import Plan
 from ...timeline import Lane
+from .policy import Phases
 
 
 def forecast_of(plan: Plan, config: Magi1CacheConfig | None) -> Forecast:
@@ -20,15 +18,12 @@ def forecast_of(plan: Plan, config: Magi1CacheConfig | None) -> Forecast:
     if config is None:
         return lambda lane, step: COMPUTED
     config = config.for_steps(plan.steps)
-    chunk_phase = config.chunk_phase_updates if config.granularity == "token" else math.inf
-    last = max(call.row for call in plan.calls)
-    entries = {call.row for call in plan.calls for part in call.parts if part.step == 0} - {0}
+    phases = Phases(config, plan)
 
     def expect(lane: Lane, step: int) -> Expected:
-        phase, row = phase_at(step, config.warmup_start, config.warmup_steps, chunk_phase), lane.begin + step
+        phase = phases.of(step)
         threshold = config.chunk_threshold if phase == "chunk" else config.token_threshold
-        certain = row in (0, last) or phase == "warm-up" or step == 0 or threshold <= 0
-        certain = certain or (config.recompute_on_entry and row in entries)
+        certain = phases.fixed(step, lane.begin + step) is not None or step == 0 or threshold <= 0
         return Expected(phase, "computed" if certain else "open")
 
     return expect

@@ -15,9 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from .casting import Build, CastAtUse
+from .stretches import by_rows
 
 FP8 = torch.float8_e4m3fn
 LIMIT = torch.finfo(FP8).max
+_MANTISSA, _LOWEST_EXPONENT = 3, -6
+_ROUNDED_AT_ONCE = 1 << 24
+"""Numbers, so that the float32 copies that rounding needs stay below half a gigabyte."""
+_VALUES_AT_ONCE = 1 << 27
+"""Of a float32 result: half a GiB."""
 
 Tensors = tuple[Tensor, Tensor]
 
@@ -27,6 +33,25 @@ def has_scaled_matmul(device: torch.device) -> bool:
     if device.type != "cuda" or torch.version.cuda is None:
         return False
     return torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def round_to_fp8(values: Tensor, seed: int | None = None) -> Tensor:
+    """Float32 ``[rows, columns]`` as float8, clipped to its range.
+
+    With a ``seed`` each number goes to one of its two neighbours by chance, to the nearer one more often, so that the
+    mean is kept: changes much smaller than the steps between float8 numbers, as those of a LoRA, are not lost.
+    """
+    values = values.clamp(-LIMIT, LIMIT)
+    if seed is None:
+        return values.to(FP8)
+    generator = torch.Generator(values.device).manual_seed(seed)
+    rounded = []
+    for part in values.split(max(_ROUNDED_AT_ONCE // values.shape[1], 1)):
+        _, exponent = torch.frexp(part)
+        step = torch.exp2((exponent - 1).clamp_min(_LOWEST_EXPONENT).float() - _MANTISSA)
+        chance = torch.rand(part.shape, generator=generator, device=part.device)
+        rounded.append(((part / step + chance).floor() * step).clamp(-LIMIT, LIMIT).to(FP8))
+    return torch.cat(rounded)
 
 
 class QuantisedLinear(CastAtUse):
@@ -55,26 +80,38 @@ class QuantisedLinear(CastAtUse):
     def forward(self, x: Tensor) -> Tensor:
         """``[N, in]`` -> ``[N, out]`` rounded to bfloat16, in the input's dtype."""
         divisor, scale = (part.to(x.device) for part in self._scales())
-        rounded = (x.float() / divisor).clamp(-LIMIT, LIMIT).bfloat16().to(FP8)
+        rounded = by_rows(lambda rows: (rows.float() / divisor).clamp(-LIMIT, LIMIT).bfloat16().to(FP8), x)
         weight = self.cast(x, FP8)[0][0]
         if self.native and has_scaled_matmul(x.device) and not (weight.shape[0] % 16 or weight.shape[1] % 16):
             scales = {"scale_a": scale.reshape(()), "scale_b": torch.ones((), device=x.device)}
             return torch._scaled_mm(rounded, weight.t(), **scales, out_dtype=torch.bfloat16).to(x.dtype)
         # float8 values are exact in both; a GPU multiplies bfloat16 much faster and sums in float32 as well
         exact = torch.float32 if x.device.type == "cpu" else torch.bfloat16
-        return (nn.functional.linear(rounded.to(exact), weight.to(exact)).float() * scale).bfloat16().to(x.dtype)
+        weight = weight.to(exact)
+
+        def product(rows: Tensor) -> Tensor:
+            return (nn.functional.linear(rows.to(exact), weight).float() * scale).bfloat16().to(x.dtype)
+
+        return by_rows(product, rounded, width=weight.shape[0], at_once=_VALUES_AT_ONCE)
 
     def convert_weight(self, weight: Tensor, inplace: bool = False, **_: object) -> Tensor:
-        """Stored weight (any dtype, ``[1, out, in]``) -> the weight that the layer stands for, float32."""
+        """Stored weight (any dtype, ``[1, out, in]``) -> the weight that the layer stands for, ``[out, in]`` float32.
+
+        Without the leading axis, because patches for a linear layer have two and ComfyUI drops those of other shapes.
+        """
         divisor, scale = (part.to(weight.device) for part in self._scales())
-        return weight.float() * (scale / divisor)
+        return weight.view(weight.shape[-2:]).float() * (scale / divisor)
 
     def set_weight(
         self, weight: Tensor, inplace_update: bool = False, seed: int | None = None, return_weight: bool = False
     ) -> Tensor | None:
-        """Take a weight of :meth:`convert_weight`'s kind; what the stored scales cannot hold is clipped."""
+        """Take a weight of :meth:`convert_weight`'s kind; what the stored scales cannot hold is clipped.
+
+        Args:
+            seed: of the rounding, see :func:`round_to_fp8`.
+        """
         divisor, scale = (part.to(weight.device) for part in self._scales())
-        stored = (weight.float() * (divisor / scale)).clamp(-LIMIT, LIMIT).to(FP8)
+        stored = round_to_fp8(weight.float() * (divisor / scale), seed).unsqueeze(0)
         if return_weight:
             return stored
         if inplace_update:

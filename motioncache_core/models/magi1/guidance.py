@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ...plan import Call
 
-BranchName = Literal["text", "null", "alone", "text alone"]
 Shares = tuple[tuple[str, float], ...]
 """(branch, share of the velocity) pairs."""
 

@@ -232,11 +232,11 @@ def stored_chunks(plan: Plan) -> dict[str, int]:
     A chunk's rows are needed from its first write to its last read; chunk c uses the place c modulo the result, so
     those that share a place must not be needed at the same time.
     """
-    needed = _lifetimes(plan)
+    needed = lifetimes(plan)
     return {name: _places(lives) for name, lives in needed.items()}
 
 
-def _lifetimes(plan: Plan) -> dict[str, dict[int, tuple[int, int]]]:
+def lifetimes(plan: Plan) -> dict[str, dict[int, tuple[int, int]]]:
     """Branch -> chunk -> calls of its first write and its last read."""
     lives: dict[str, dict[int, tuple[int, int]]] = {}
     stored = stored_branch(plan)
@@ -261,12 +261,16 @@ def stored_branch(plan: Plan) -> str:
 
 
 def _places(lives: dict[int, tuple[int, int]]) -> int:
-    """Smallest number of places in which no two chunks meet that are needed at the same time."""
-    for places in range(1, max(lives) + 2):
-        pairs = ((a, b) for a in lives for b in lives if a < b and not (b - a) % places)
-        if all(lives[a][1] < lives[b][0] for a, b in pairs):
-            return places
-    raise AssertionError("as many places as chunks always suffice")
+    """Smallest number of places in which no two chunks meet that are needed at the same time.
+
+    Successive chunks begin and end their lives in order, so that it is enough to ask each about the next one in its
+    place.
+    """
+    return next(
+        places
+        for places in range(1, max(lives) + 2)
+        if all(chunk + places not in lives or lives[chunk][1] < lives[chunk + places][0] for chunk in lives)
+    )
 
 
 def _check(s: SamplingSettings) -> None:

@@ -24,7 +24,6 @@ TEXT_WIDTH = 4096
 """Width of a token of t5-v1_1-xxl."""
 
 MAX_TOKENS = 800
-NULL_TOKENS = 50
 PAD_TOKEN, END_TOKEN = 0, 1
 """T5's ids for what fills a text up and for its end."""
 
@@ -179,45 +178,14 @@ def chunk_text(
     return text, count
 
 
-@dataclass(frozen=True)
-class RunTexts:
-    """Texts of a run, padded: what the original hands its network.
-
-    Args:
-        text: for every chunk ``[L, D]`` and how many tokens count; 0 for chunks of the prefix.
-        null: the null text of every chunk, likewise.
-    """
-
-    text: tuple[tuple[Tensor, int], ...]
-    null: tuple[tuple[Tensor, int], ...]
-
-
-def run_texts(
-    cond: Tensor,
-    options: Mapping[str, Any],
-    null: Tensor,
-    chunks: int,
-    *,
-    prefix_chunks: int = 0,
-    valid: int | None = None,
-    before_null: Sequence[Tensor] = (),
-) -> RunTexts:
-    """Texts of all chunks of a run by the original's rules.
-
-    Chunks of the prefix carry the null text with no token that counts. A prompt of which no token counts makes every
-    chunk carry the null text.
-
-    Args:
-        cond, options, valid: as for :func:`chunk_text`.
-        null: ``[800, D]`` the learned null text.
-        chunks: of the run, those of the prefix included.
-        before_null: vectors put in front of the null text (an option of the original); its count stays.
-    """
-    nulls = null
-    for vector in before_null:
-        nulls, _ = prepend(nulls, 0, vector, null.shape[0])
-    null_row = (nulls, min(NULL_TOKENS, null.shape[0]))
-    if valid == 0:
-        return RunTexts((null_row,) * chunks, (null_row,) * chunks)
-    texts = [chunk_text(cond, options, chunks - 1 - chunk, valid, null.shape[0]) for chunk in range(chunks)]
-    return RunTexts(((null, 0),) * prefix_chunks + tuple(texts[prefix_chunks:]), (null_row,) * chunks)
+def without_token(options: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Options of a conditioning with one special token less."""
+    names = tuple(options.get(TOKENS_KEY) or ())
+    if name not in names:
+        return dict(options)
+    counts = [DURATIONS if n == DURATION else 1 for n in names]
+    rows = options[VECTORS_KEY].split(counts)
+    left = [(n, own) for n, own in zip(names, rows, strict=True) if n != name]
+    if not left:
+        return {key: value for key, value in options.items() if key not in (TOKENS_KEY, VECTORS_KEY)}
+    return {**options, TOKENS_KEY: [n for n, _ in left], VECTORS_KEY: torch.cat([own for _, own in left])}

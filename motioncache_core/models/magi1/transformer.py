@@ -33,11 +33,12 @@ from torch import Tensor, nn
 
 from ...kv_cache import KVCache
 from .architecture import LATENT_CHANNELS, PATCH_SIZE, ArchitectureConfig
-from .attention import AttentionFunction, JointAttention, Packed, block_linear, by_rows
-from .casting import Build, NormPlusOne
+from .attention import AttentionFunction, JointAttention, Packed, block_linear
+from .casting import Build, CastFunction, NormPlusOne, cast_bias_weight
 from .embedders import TextEmbedding, TimeEmbedding
 from .items import Item, Stored
 from .rotary import LearnedBands
+from .stretches import MATRIX_VALUES_AT_ONCE, by_rows
 
 
 class Gates(nn.Module):
@@ -59,19 +60,23 @@ class FeedForward(nn.Module):
         super().__init__()
         self.gated = config.gated
         self.layer_norm = build.layer_norm(config.dim, config.eps)
-        inner = config.ffn_dim * (2 if config.gated else 1)
-        self.linear_fc1 = block_linear(config.dim, inner, quantised, False, build)
+        self.inner = config.ffn_dim * (2 if config.gated else 1)
+        self.linear_fc1 = block_linear(config.dim, self.inner, quantised, False, build)
         self.linear_fc2 = block_linear(config.ffn_dim, config.dim, quantised, True, build)
 
     def forward(self, x: Tensor) -> Tensor:
-        return by_rows(self._rows, x)
+        return by_rows(self._rows, x, width=self.inner, at_once=MATRIX_VALUES_AT_ONCE)
 
     def _rows(self, x: Tensor) -> Tensor:
         inner = self.linear_fc1(self.layer_norm(x))
-        if self.gated:
-            gate, value = inner.float().chunk(2, dim=1)
-            return self.linear_fc2((nn.functional.silu(gate) * value).to(inner.dtype))
-        return self.linear_fc2(nn.functional.gelu(inner))
+        inner = by_rows(_gated, inner) if self.gated else nn.functional.gelu(inner)
+        return self.linear_fc2(inner)
+
+
+def _gated(inner: Tensor) -> Tensor:
+    """``[N, 2 * ffn_dim]`` gates and values -> ``[N, ffn_dim]``, computed in float32."""
+    gate, value = inner.float().chunk(2, dim=1)
+    return (nn.functional.silu(gate) * value).to(inner.dtype)
 
 
 class Block(nn.Module):
@@ -138,6 +143,7 @@ class Magi1Transformer(nn.Module):
         device: where the parameters are made.
         weight_dtype: in which the blocks' linear weights are stored, if not in ``dtype`` (e.g. plain float8).
         native_float8: let the device multiply the float8 matrices of the quantised variants where it can.
+        cast: how layers that are not of ``operations`` cast their weights, see :class:`~.casting.Build`.
     """
 
     def __init__(
@@ -148,10 +154,11 @@ class Magi1Transformer(nn.Module):
         device: torch.device | None = None,
         weight_dtype: torch.dtype | None = None,
         native_float8: bool = True,
+        cast: CastFunction = cast_bias_weight,
     ):
         super().__init__()
         self.config, self.dtype = config, dtype
-        build = Build(operations, weight_dtype or dtype, dtype, device, native_float8)
+        build = Build(operations, weight_dtype or dtype, dtype, device, native_float8, cast)
         patches = {"kernel_size": PATCH_SIZE, "stride": PATCH_SIZE, "bias": False}
         self.x_embedder = operations.Conv3d(
             config.in_channels, config.dim, **patches, dtype=torch.float32, device=device

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from ...events import Decision, Pass
-from ...kv_cache import KVCache
+from ...kv_cache import KVCache, ring
 from ...loop import part_levels
-from ...plan import Call
+from ...plan import Call, Plan
 from .levels import Levels, PackedLevels
 from .policy import SkyReelsV2Policy, StepInputs
-from .tokens import Segment, pack_rows, pad_to_patches, patchify, rotate, unpatchify
+from .segments import Segment, keys_values, segments_of, spans_of
+from .tokens import pack_rows, pad_to_patches, patchify, rotate, unpatchify
 
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """(queries [1, n, C], keys [1, m, C], values [1, m, C], heads) -> [1, n, C]."""
@@ -64,7 +65,8 @@ class NetworkRun:
             self.policy.begin_window()
 
     def finish_chunk(self, chunk: int) -> None:
-        """A chunk is clean: drop what was kept to reuse it."""
+        """A chunk is clean: drop what was kept to reuse it, and tables that grow in number with the video."""
+        self.rotary.clear()
         if self.policy is not None:
             self.policy.finish(chunk)
 
@@ -83,6 +85,23 @@ class NetworkRun:
         if self.policy is not None:
             self.policy.states = memory["states"]
             self.policy.last_frames = memory["last_frames"]
+
+    def rows_kept(self, plan: Plan, next_call: int, per_frame: int) -> dict[int, dict[Hashable, list[slice]]]:
+        """See :class:`~motioncache_core.take.TakeMemory`."""
+        oldest = min((call.reads[0] for call in plan.calls if call.index >= next_call), default=plan.latent_frames)
+        written = {call.parts[0].chunk for call in plan.calls if call.writes and call.index < next_call}
+        return {
+            chunk.place: {
+                role: ring(chunk.start * per_frame, chunk.stop * per_frame, self.kv.tokens) for role in self.kv.roles
+            }
+            for chunk in plan.windows[0].chunks
+            if chunk.place in written and chunk.start >= oldest
+        }
+
+    def redo(self, chunk: int) -> None:
+        """See :class:`~motioncache_core.take.TakeMemory`."""
+        if self.policy is not None:
+            self.policy.redo(chunk)
 
     def take_notes(self) -> tuple[tuple[Pass, ...], tuple[Decision, ...]]:
         """Passes and decisions since the last time."""
@@ -157,8 +176,8 @@ class SkyReelsV2Adapter:
         levels = Levels(self.network, timesteps, fps, self.fps_terms, tokens)
         decisions = [self._decide(call, row, r, run, tokens, levels, grid[0]) for r, row in enumerate(rows)]
         chosen = [_indices(decision, tokens.device) for decision in decisions]
-        spans = _spans(chosen, tokens.shape[1])
-        segments = _segments(call, spans, chosen, per_frame)
+        spans = spans_of(chosen, tokens.shape[1])
+        segments = segments_of(call, spans, chosen, per_frame, run.kv)
         _note_passes(run, rows, spans, segments, tokens.shape[1])
         packed = pack_rows(tokens, chosen).unsqueeze(0)
         if packed.shape[1]:
@@ -188,11 +207,12 @@ class SkyReelsV2Adapter:
         """``[L, 1, d / 2, 2]`` cosines and sines of the call's tokens at their places in the window."""
         key = (call.start, *x.shape[2:])
         if key not in run.rotary:
-            # From the window's first frame on: a model may have other distances between frames (ScaleROPE).
+            # A model may have other distances between frames (ScaleROPE).
+            begin = call.start * (options.get("rope_options") or {}).get("scale_t", 1.0)
             table = self.network.rope_encode(
-                call.stop, *x.shape[3:], device=x.device, dtype=torch.float32, transformer_options=options
+                *x.shape[2:], t_start=begin, device=x.device, dtype=torch.float32, transformer_options=options
             )
-            run.rotary[key] = table[0, table.shape[1] * call.start // call.stop :, ..., 0].clone()
+            run.rotary[key] = table[0, ..., 0].clone()
         return run.rotary[key]
 
     def _blocks(
@@ -227,7 +247,8 @@ class SkyReelsV2Adapter:
         keys = rotate(module.norm_k(module.k(y)), state.rotary, heads).to(values.dtype)
         outputs = []
         for segment in state.segments:
-            k, v = _keys_values(layer, segment, keys, values, state)
+            row = state.rows[segment.row]
+            k, v = keys_values(layer, segment, keys, values, state.run.kv, row.role, row.auxiliary)
             outputs.append(self.attention(queries[:, segment.start : segment.stop], k, v, heads))
         return module.o(torch.cat(outputs, dim=1))
 
@@ -324,36 +345,6 @@ def _indices(decision: Decision | None, device: torch.device) -> Tensor | None:
     return decision.mask.nonzero().flatten()
 
 
-def _spans(chosen: list[Tensor | None], total: int) -> list[tuple[int, int, int]]:
-    spans, at = [], 0
-    for row, indices in enumerate(chosen):
-        count = total if indices is None else indices.shape[0]
-        spans.append((row, at, at + count))
-        at += count
-    return spans
-
-
-def _segments(
-    call: Call, spans: list[tuple[int, int, int]], chosen: list[Tensor | None], per_frame: int
-) -> list[Segment]:
-    """What attends together: chunk-wise a row's chosen tokens, causal vanilla each chunk, full vanilla the row."""
-    first, last = call.start * per_frame, call.stop * per_frame
-    segments = []
-    for row, start, stop in spans:
-        if start == stop:
-            continue
-        if call.writes:
-            indices = chosen[row]
-            cached = slice(first, last) if indices is None else indices + first
-            segments.append(Segment(row, start, stop, start, last, cached))
-            continue
-        bounds = [(p.start, p.stop) for p in call.parts] if call.causal else [(call.start, call.stop)]
-        for a, b in bounds:
-            a, b = (a - call.start) * per_frame, (b - call.start) * per_frame
-            segments.append(Segment(row, start + a, start + b, start, b, None))
-    return segments
-
-
 def _note_passes(
     run: NetworkRun,
     rows: Sequence[BranchRow],
@@ -365,17 +356,3 @@ def _note_passes(
         pairs = sum((s.stop - s.start) * s.keys for s in segments if s.row == row)
         role = None if rows[row].auxiliary else rows[row].role
         run.passes.append(Pass(role, stop - start, total, pairs / (stop - start) if stop > start else 0.0))
-
-
-def _keys_values(layer: int, segment: Segment, keys: Tensor, values: Tensor, state: _Forward) -> tuple[Tensor, Tensor]:
-    """What a segment attends to: the row's own tokens, or the store after its new rows went in."""
-    if segment.cached is None:
-        span = slice(segment.base, segment.base + segment.keys)
-        return keys[:, span], values[:, span]
-    kv, row = state.run.kv, state.rows[segment.row]
-    own_keys, own_values = keys[:, segment.start : segment.stop], values[:, segment.start : segment.stop]
-    if row.auxiliary:
-        before = kv.read(row.role, layer, slice(0, segment.cached.start), own_keys)
-        return torch.cat([before[0], own_keys], dim=1), torch.cat([before[1], own_values], dim=1)
-    kv.write(row.role, layer, segment.cached, own_keys[0], own_values[0])
-    return kv.read(row.role, layer, slice(0, segment.keys), own_keys)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+
+from ...sizes import ArchitectureError, Shape, anchor, count_blocks, require_positive
 
 PATCH_SIZE = (1, 2, 2)
 """Latent frames, rows and columns of one token."""
@@ -40,12 +41,6 @@ SIZE_KEYS = (
 """The keys that sizes are read from."""
 
 _BLOCK_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
-
-Shape = tuple[int, ...]
-
-
-class ArchitectureError(ValueError):
-    """The keys or shapes do not describe a SkyReels-V2 transformer."""
 
 
 @dataclass(frozen=True)
@@ -77,28 +72,14 @@ class ArchitectureConfig:
     image_conditioned: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("dim", "ffn_dim", "num_heads", "num_layers", "in_dim", "out_dim", "text_dim", "freq_dim"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ArchitectureError(f"{name} must be a positive whole number, got {value!r}")
+        whole = ("dim", "ffn_dim", "num_heads", "num_layers", "in_dim", "out_dim", "text_dim", "freq_dim")
+        require_positive(self, whole)
         if self.dim % self.num_heads:
             raise ArchitectureError(f"dim {self.dim} is not divisible by num_heads {self.num_heads}")
 
     @property
     def head_dim(self) -> int:
         return self.dim // self.num_heads
-
-    @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> ArchitectureConfig:
-        """Read the constructor arguments of the original model (its ``config.json``); other entries are ignored."""
-        known = {f.name for f in fields(cls)}
-        values = {name: value for name, value in config.items() if name in known}
-        values.setdefault("has_fps", bool(config.get("inject_sample_info", False)))
-        values.setdefault("image_conditioned", config.get("model_type", "t2v") == "i2v")
-        missing = [name for name in ("dim", "ffn_dim", "num_heads", "num_layers") if name not in values]
-        if missing:
-            raise ArchitectureError(f"the configuration lacks {', '.join(missing)}")
-        return cls(**values)
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, Shape], num_heads: int | None = None) -> ArchitectureConfig:
@@ -112,7 +93,7 @@ class ArchitectureConfig:
             ArchitectureError: a key that the sizes are read from is missing or has another rank, or the patch size or
                 the width does not fit.
         """
-        patch = _anchor(shapes, "patch_embedding.weight", 5)
+        patch = anchor(shapes, "patch_embedding.weight", 5)
         if patch[2:] != PATCH_SIZE:
             raise ArchitectureError(f"patch_embedding.weight has patch size {patch[2:]}, expected {PATCH_SIZE}")
         dim = patch[0]
@@ -124,30 +105,21 @@ class ArchitectureConfig:
                     f"{COMFYUI_HEAD_DIM} of width (nearest: {nearest})"
                 )
             num_heads = dim // COMFYUI_HEAD_DIM
-        head = _anchor(shapes, "head.head.weight", 2)
+        head = anchor(shapes, "head.head.weight", 2)
         if head[0] % math.prod(PATCH_SIZE):
             raise ArchitectureError(f"head.head.weight has {head[0]} rows, expected a multiple of 4")
         return cls(
             dim=dim,
-            ffn_dim=_anchor(shapes, "blocks.0.ffn.0.weight", 2)[0],
+            ffn_dim=anchor(shapes, "blocks.0.ffn.0.weight", 2)[0],
             num_heads=num_heads,
-            num_layers=count_blocks(shapes),
+            num_layers=count_blocks(shapes, block_index, "blocks."),
             in_dim=patch[1],
             out_dim=head[0] // math.prod(PATCH_SIZE),
-            text_dim=_anchor(shapes, "text_embedding.0.weight", 2)[1],
-            freq_dim=_anchor(shapes, "time_embedding.0.weight", 2)[1],
+            text_dim=anchor(shapes, "text_embedding.0.weight", 2)[1],
+            freq_dim=anchor(shapes, "time_embedding.0.weight", 2)[1],
             has_fps=any(key in shapes for key in FPS_KEYS),
             image_conditioned=any(key.startswith("img_emb.") or ".cross_attn.k_img." in key for key in shapes),
         )
-
-
-def _anchor(shapes: Mapping[str, Shape], key: str, rank: int) -> Shape:
-    if key not in shapes:
-        raise ArchitectureError(f"missing key {key}")
-    shape = tuple(shapes[key])
-    if len(shape) != rank:
-        raise ArchitectureError(f"{key} has shape {list(shape)}, expected {rank} dimensions")
-    return shape
 
 
 def block_index(key: str) -> int | None:
@@ -156,16 +128,6 @@ def block_index(key: str) -> int | None:
     if len(parts) != 3 or parts[0] != "blocks" or not _BLOCK_NUMBER.fullmatch(parts[1]):
         return None
     return int(parts[1])
-
-
-def count_blocks(keys: Mapping[str, Any]) -> int:
-    """Highest block number + 1 (gaps then show up as missing keys)."""
-    indices = {i for i in map(block_index, keys) if i is not None}
-    if 0 not in indices:
-        raise ArchitectureError("missing keys blocks.0.*")
-    if max(indices) >= len(keys):  # keeps a damaged name from asking for millions of keys
-        raise ArchitectureError(f"it has {len(indices)} blocks, but one is called blocks.{max(indices)}")
-    return max(indices) + 1
 
 
 def _linear(name: str, rows: int, columns: int) -> Iterator[tuple[str, Shape]]:
@@ -249,10 +211,6 @@ class Variant:
     name: str
     config: ArchitectureConfig
     files: tuple[str, ...]
-
-    @property
-    def diffusion_forcing(self) -> bool:
-        return "-DF-" in self.name
 
 
 def _shards(stem: str, count: int) -> tuple[str, ...]:
@@ -361,13 +319,8 @@ def official_to_diffusers(key: str) -> str | None:
     return _rename(key, _TO_DIFFUSERS_TOP, _TO_DIFFUSERS_BLOCK)
 
 
-def diffusers_map(config: ArchitectureConfig) -> dict[str, str]:
-    """Diffusers key -> official key for a transformer of these sizes."""
-    return {_checked(official_to_diffusers(key), key): key for key in expected_keys(config)}
-
-
 def diffusers_template() -> dict[str, str]:
-    """The same rules with ``{i}`` for the block number, frame-rate and image keys included."""
+    """Diffusers key -> official key with ``{i}`` for the block number, frame-rate and image keys included."""
     config = ArchitectureConfig(128, 128, 1, 1, has_fps=True, image_conditioned=True)
     keys = _keys(config, _block_keys(config, "{i}"))
     return {_checked(official_to_diffusers(key), key): key for key, _ in keys}

@@ -15,8 +15,9 @@ import torch
 from safetensors import safe_open
 
 from ...safetensors_file import CheckpointError
+from ...stored_layout import FP8
 from .architecture import FPS_KEYS
-from .layout import FP8, Layout, read_layout
+from .layout import Layout, read_layout
 
 __all__ = ["CheckpointError", "Layout", "Weights", "dequantise", "fps_delta", "read_layout", "read_tensors"]
 

@@ -10,21 +10,35 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ...recognise import describe
 from ...safetensors_file import CheckpointError, StoredTensor
+from ...sizes import ArchitectureError, Shape
+from ...stored_layout import (
+    COMPANIONS,
+    FP8,
+    PLAIN,
+    PREFIXES,
+    READABLE,
+    StoredLayout,
+    check_shapes,
+    companions_notice,
+    refusal,
+    refuse_extra,
+    refuse_sizeless,
+    some,
+    with_place,
+)
 from ...weight_files import WeightFiles, find_weight_files
 from .architecture import (
     FPS_KEYS,
     PLAIN_WAN,
     SIZE_KEYS,
     ArchitectureConfig,
-    ArchitectureError,
-    Shape,
     block_index,
     diffusers_template,
     diffusers_to_official,
@@ -37,11 +51,7 @@ WANTED = "a SkyReels-V2 diffusion-forcing model (safetensors; official, ComfyUI 
 TEXT_DIM, FREQ_DIM, CHANNELS = 4096, 256, 16
 """What ComfyUI's Wan text-to-video network is built with, whatever the file says."""
 
-FP8 = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
-PLAIN = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-
-_PREFIXES = ("", "model.diffusion_model.", "diffusion_model.", "model.", "module.", "transformer.")
-_COMPANIONS = ("text_encoders.", "vae.", "first_stage_model.", "cond_stage_model.", "conditioner.", "clip_vision.")
+_COMPANIONS = (*COMPANIONS, "clip_vision.")
 _WEIGHT_SCALES = (".scale_weight", ".weight_scale")
 _INPUT_SCALES = (".scale_input", ".input_scale")
 _QUANT_MARK = ".comfy_quant"
@@ -51,43 +61,25 @@ _FORCING = re.compile(r"(?i)(?<![a-z])df(?![a-z])|diffusion[ _-]?forcing")
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where the tensors of one checkpoint lie; nothing is loaded.
+class Layout(StoredLayout):
+    """Where the tensors of one checkpoint lie.
 
     Args:
-        path: what was asked for.
-        name: what to call the model.
-        kind: the layout in words.
         config: sizes.
-        tensors: official key -> stored tensor.
         weight_scales, input_scales, quant_marks: layer -> stored tensor, for fp8 with scales.
         full_precision_matmul: the file asks not to multiply in fp8.
-        notices: sentences for the user.
     """
 
-    path: Path
-    name: str
-    kind: str
     config: ArchitectureConfig
-    tensors: Mapping[str, StoredTensor]
     weight_scales: Mapping[str, StoredTensor]
     input_scales: Mapping[str, StoredTensor]
     quant_marks: Mapping[str, StoredTensor]
     full_precision_matmul: bool
-    notices: tuple[str, ...]
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return tuple(dict.fromkeys(tensor.file for tensor in self.tensors.values()))
 
     @property
     def precision(self) -> str:
         """The dtype that most of the numbers have, e.g. ``bfloat16`` or ``float8_e4m3fn, scaled``."""
-        numbers: Counter[str] = Counter()
-        for tensor in self.tensors.values():
-            numbers[tensor.dtype] += math.prod(tensor.shape)
-        dtype = numbers.most_common(1)[0][0]
-        return {**PLAIN, **FP8}[dtype] + (", scaled" if self.weight_scales else "")
+        return self.main_dtype + (", scaled" if self.weight_scales else "")
 
     def summary(self) -> str:
         variants = matching_variants(self.config)
@@ -108,8 +100,7 @@ def read_layout(path: Path | str) -> Layout:
     names, marks, extra = _official_names(stored, prefix, diffusers)
     shapes = {key: tensor.shape for key, tensor in names.items()}
     _refuse_relatives(found, shapes, describe({k.removeprefix(prefix): t.shape for k, t in stored.items()}))
-    if extra:
-        raise _fail(found, f"holds {_some(extra)}, which do not belong to the model ({len(extra)} extra keys).")
+    refuse_extra(partial(_fail, found), extra)
     config = _checked_config(found, names, shapes)
     _check_dtypes(found, names)
     scales = _check_scales(found, names, marks)
@@ -130,7 +121,7 @@ def read_layout(path: Path | str) -> Layout:
 
 
 def _fail(found: WeightFiles, sentence: str) -> CheckpointError:
-    return CheckpointError(f"{found.root.name} {sentence} Expected {WANTED}.")
+    return refusal(found, WANTED, sentence)
 
 
 def _template(key: str) -> str:
@@ -146,7 +137,7 @@ def _recognise_names(found: WeightFiles, stored: Mapping[str, StoredTensor]) -> 
     template = diffusers_template()
     families = {False: set(template.values()), True: set(template)}
     best = (0, 0, "", False)
-    for prefix in _PREFIXES:
+    for prefix in PREFIXES:
         inside = [_template(key[len(prefix) :]) for key in stored if key.startswith(prefix)]
         for diffusers, family in families.items():
             hits = sum(key in family for key in inside)
@@ -187,32 +178,16 @@ def _official_names(
     return names, marks, extra
 
 
-def _some(keys: list[str]) -> str:
-    return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
-
-
 def _checked_config(
     found: WeightFiles, names: Mapping[str, StoredTensor], shapes: Mapping[str, Shape]
 ) -> ArchitectureConfig:
-    sizeless = [_spelled(key, names) for key in SIZE_KEYS if key not in shapes]
-    if sizeless:
-        raise _fail(found, f"lacks {_some(sizeless)}, which tells its size: it is incomplete.")
+    fail = partial(_fail, found)
+    refuse_sizeless(fail, [_spelled(key, names) for key in SIZE_KEYS if key not in shapes])
     try:
         config = ArchitectureConfig.from_shapes(shapes)
     except ArchitectureError as error:
-        raise _fail(found, f"looks like a Wan transformer but cannot be used: {error}.") from None
-    expected = expected_keys(config)
-    missing = [_spelled(key, names) for key in expected if key not in shapes]
-    if missing:
-        raise _fail(found, f"lacks {_some(missing)} ({len(missing)} of {len(expected)} keys): it is incomplete.")
-    wrong = [key for key, shape in expected.items() if shapes[key] != shape]
-    if wrong:
-        key = wrong[0]
-        raise _fail(
-            found,
-            f"has {len(wrong)} tensors of the wrong shape, first {names[key].key}: {list(shapes[key])} instead of "
-            f"{list(expected[key])}.",
-        )
+        raise fail(f"looks like a Wan transformer but cannot be used: {error}.") from None
+    check_shapes(fail, names, expected_keys(config), lambda key: _spelled(key, names))
     _check_sizes(found, config)
     return config
 
@@ -261,16 +236,14 @@ def _check_sizes(found: WeightFiles, config: ArchitectureConfig) -> None:
                 "(an incomplete download, or heads that are not 128 wide).",
             )
     if claims.get("inject_sample_info") is True and not config.has_fps:
-        raise _fail(found, f"lacks {_some(list(FPS_KEYS))}, which its config.json promises: it is incomplete.")
+        raise _fail(found, f"lacks {some(FPS_KEYS)}, which its config.json promises: it is incomplete.")
 
 
 def _check_dtypes(found: WeightFiles, names: Mapping[str, StoredTensor]) -> None:
     for tensor in names.values():
         if tensor.dtype not in PLAIN and tensor.dtype not in FP8:
             raise _fail(
-                found,
-                f"stores {tensor.key} as {tensor.dtype}; readable are {', '.join([*PLAIN.values(), *FP8.values()])} "
-                "(fp8 also with scales).",
+                found, f"stores {tensor.key} as {tensor.dtype}; readable are {READABLE} (fp8 also with scales)."
             )
 
 
@@ -307,8 +280,7 @@ def _kind(found: WeightFiles, prefix: str, diffusers: bool) -> str:
     layout = "diffusers layout" if diffusers else "official layout"
     if prefix:
         layout += f" with prefix {prefix}"
-    place = "folder" if found.is_folder else "file"
-    return f"{layout}, {place}" if len(found.files) == 1 else f"{layout}, {place} of {len(found.files)} shards"
+    return with_place(layout, found)
 
 
 def _notices(found: WeightFiles, config: ArchitectureConfig, companions: int) -> tuple[str, ...]:
@@ -324,6 +296,4 @@ def _notices(found: WeightFiles, config: ArchitectureConfig, companions: int) ->
             f"{found.name}: SkyReels-V2-DF-14B, SkyReels-V2-T2V-14B and Wan T2V-14B have identical keys, so the file "
             f"cannot tell which one it is. Chunk by chunk sampling needs the DF one.{by_name}"
         )
-    if companions:
-        notices.append(f"{found.name} is a full checkpoint; its {companions} other tensors (text, VAE) are not used.")
-    return tuple(notices)
+    return (*notices, *companions_notice(found.name, companions))

@@ -16,19 +16,6 @@ def frame_rate_index(fps: float) -> int:
     return 0 if fps == 16 else 1
 
 
-def frame_rate_of_frames(
-    fps: Sequence[int], frames: int, quirks: frozenset[str] = frozenset()
-) -> list[tuple[int, ...]]:
-    """For every sample the frame-rate index of each latent frame.
-
-    Quirk ``fps_wrong_order``: the indices are repeated sample by sample instead of frame by frame.
-    """
-    if "fps_wrong_order" not in quirks:
-        return [(index,) * frames for index in fps]
-    samples = len(fps)
-    return [tuple(fps[(sample * frames + frame) % samples] for frame in range(frames)) for sample in range(samples)]
-
-
 @dataclass(frozen=True)
 class PackedLevels:
     """Modulation for a packed sequence.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -32,6 +33,9 @@ class SamplingSettings:
         clean_refresh: pass finished chunks once more, clean (chunk-wise only).
         start_latents: latent frames given at the beginning (start image or clip).
         sigmas: own noise levels, falling, the last one 0.
+        sliding: no overlap windows: the video is one take, and every chunk attends to itself and the whole chunks
+            within ``window_frames`` before its end (chunk-wise only). Rotary positions count on, but attention
+            sees only their distances, which stay within the window.
     """
 
     frames: int = 97
@@ -46,6 +50,7 @@ class SamplingSettings:
     clean_refresh: bool = False
     start_latents: int = 0
     sigmas: tuple[float, ...] | None = None
+    sliding: bool = False
 
 
 def latent_length(frames: int) -> int:
@@ -88,7 +93,7 @@ def build_plan(settings: SamplingSettings) -> Plan:
 
 def _windows(settings: SamplingSettings) -> list[Window]:
     total = latent_length(settings.frames)
-    length = min(latent_length(settings.window_frames), total)
+    length = total if settings.sliding else min(latent_length(settings.window_frames), total)
     overlap = latent_length(settings.overlap_frames)
     windows: list[Window] = []
     start, context, number = 0, settings.start_latents, 0
@@ -110,9 +115,9 @@ def _windows(settings: SamplingSettings) -> list[Window]:
 def _part(chunk: Chunk, row: Row, sigmas: tuple[float, ...], timesteps: tuple[int, ...], history_noise: int) -> Part:
     if chunk.number is None:
         return _context_part(chunk, history_noise)
-    position = row.positions[chunk.place]
+    position = row.position(chunk.place)
     timestep = timestep_at(position, timesteps)
-    if not row.steps[chunk.place]:
+    if chunk.place not in row.stepping:
         return Part(chunk.place, chunk.start, chunk.stop, timestep, 0.0, 0.0, -1)
     step = position - 1
     return Part(chunk.place, chunk.start, chunk.stop, timestep, sigmas[step], sigmas[step + 1], step)
@@ -132,19 +137,19 @@ def _chunk_wise(
     first_index: int,
 ) -> list[Call]:
     calls: list[Call] = []
+    sight = latent_length(settings.window_frames) if settings.sliding else window.frames
+    starts = [chunk.start for chunk in window.chunks]
 
     def add(kind: Literal["denoise", "context", "refresh"], row: int, part: Part, sigma: float) -> None:
-        index = first_index + len(calls)
-        calls.append(Call(index, kind, window.index, row, (part,), sigma, (0, part.stop), True, True))
+        index, oldest = first_index + len(calls), starts[bisect_left(starts, part.stop - sight)]
+        calls.append(Call(index, kind, window.index, row, (part,), sigma, (oldest, part.stop), True, True))
 
     for chunk in window.chunks:
         if chunk.number is None:
             add("context", 0, _context_part(chunk, settings.history_noise), sigmas[0])
     for r, row in enumerate(schedule):
         finished = []
-        for chunk in window.chunks:
-            if not row.steps[chunk.place]:
-                continue
+        for chunk in (window.chunks[place] for place in row.stepping):
             part = _part(chunk, row, sigmas, timesteps, settings.history_noise)
             add("denoise", r, part, part.sigma)
             if part.step == len(timesteps) - 1:
@@ -191,8 +196,10 @@ def _check(s: SamplingSettings) -> None:
     if not 0 <= s.history_noise < TRAIN_TIMESTEPS:
         nearest = min(max(s.history_noise, 0), TRAIN_TIMESTEPS - 1)
         raise PlanError(f"history_noise is {s.history_noise}; it must lie between 0 and 999 (nearest: {nearest})")
+    if s.sliding:
+        _check_sliding(s)
     total = latent_length(s.frames)
-    window = min(latent_length(s.window_frames), total)
+    window = total if s.sliding else min(latent_length(s.window_frames), total)
     if s.start_latents < 0 or s.start_latents >= window:
         needed = pixel_length(s.start_latents + 1)
         raise PlanError(
@@ -207,6 +214,17 @@ def _check(s: SamplingSettings) -> None:
                 f"(nearest: {longest})"
             )
         _pixel_frames("overlap", s.overlap_frames)
+
+
+def _check_sliding(s: SamplingSettings) -> None:
+    if s.attention != "chunk-wise":
+        raise PlanError(f"attention is {s.attention!r}; a sliding window works with 'chunk-wise' only")
+    if latent_length(s.window_frames) <= s.chunk_frames:
+        least = pixel_length(s.chunk_frames + 1)
+        raise PlanError(
+            f"window is {s.window_frames} frames, no longer than a chunk of {s.chunk_frames} latent frames; a chunk "
+            f"would see nothing before it (nearest: {least})"
+        )
 
 
 def _at_least(name: str, value: int, low: int) -> None:

@@ -69,6 +69,8 @@ class ChunkState:
     weights: Tensor | None = None
     residual: Tensor | None = None
     before: StepInputs | None = None
+    stale: bool = False
+    """Whether its stored keys and values are lost."""
 
 
 STATE_CLASSES = (StepInputs, ChunkState)
@@ -98,9 +100,25 @@ class SkyReelsV2Policy:
             self.last_frames.clear()
 
     def finish(self, chunk: int) -> None:
-        """A chunk is clean: only its last frame is still compared with."""
+        """A chunk is clean: only its last frame is still compared with, and that of the chunk before it no longer."""
+        self.forget(chunk)
+        if "stale_previous_frames" not in self.quirks:
+            for key in [key for key in self.last_frames if key[1] < chunk]:
+                del self.last_frames[key]
+
+    def forget(self, chunk: int) -> None:
+        """Nothing of a chunk's steps so far is remembered."""
         for key in [key for key in self.states if key[1] == chunk]:
             del self.states[key]
+
+    def redo(self, chunk: int) -> None:
+        """The next step of a chunk computes everything, whatever it has reached so far."""
+        for key in [key for key in self.states if key[1] == chunk]:
+            self.states[key].stale = True
+
+    def share(self, other: SkyReelsV2Policy) -> None:
+        """Remember the same chunks as another policy, which decides about some of them."""
+        self.states, self.last_frames = other.states, other.last_frames
 
     def state(self, role: Hashable, chunk: int) -> ChunkState:
         return self.states.setdefault((role, chunk), ChunkState())
@@ -110,14 +128,18 @@ class SkyReelsV2Policy:
         state = self.state(role, chunk)
         total = inputs.patches.shape[0]
         phase = phase_of(state.steps, state.updates, self.config.warmup_steps, self._chunk_phase)
+        if self.config.granularity == "off":
+            phase = "warm-up"
         decision = Decision(role, chunk, state.steps, phase, total, total)
         if phase != "warm-up":
             decision.distance = self._distance(inputs, state.before)
-            decide = self._decide_whole if phase == "chunk" else self._decide_tokens
-            decide(state, inputs, decision)
-        if state.before is not None and state.before.prompt != inputs.prompt:
+            if phase == "chunk":
+                self._decide_whole(state, decision)
+            else:
+                self._decide_tokens(state, inputs, decision)
+        if state.before is not None and (state.stale or state.before.prompt != inputs.prompt):
             decision.computed, decision.mask, decision.waited = total, None, False
-            state.level, state.accumulators = 0.0, None
+            state.level, state.accumulators, state.stale = 0.0, None, False
         state.before = inputs if self.config.distance == "patch embedding" else replace(inputs, patches=None)
         return decision
 
@@ -144,7 +166,7 @@ class SkyReelsV2Policy:
         if next_phase == "token":
             state.weights = decision.weights = motion_weights(
                 by_frame.float(),
-                self.last_frames.get((decision.role, decision.chunk - 1)),
+                self._frame_before(decision, seen.shape[-1]),
                 first_of_video=decision.chunk == 0,
                 norm=self.config.weight_norm,
                 floor=self.config.motion_floor,
@@ -159,10 +181,15 @@ class SkyReelsV2Policy:
         if self.config.granularity == "token" and "condition_group_not_remembered" not in self.quirks:
             self._keep_last_frame(role, chunk, seen.view(1, frames, -1, seen.shape[-1]))
 
+    def _frame_before(self, decision: Decision, width: int) -> Tensor | None:
+        """The last frame of the chunk before; ``None`` if it is not known, or if motion was seen on other features."""
+        frame = self.last_frames.get((decision.role, decision.chunk - 1))
+        return frame if frame is not None and frame.shape[-1] == width else None
+
     def _keep_last_frame(self, role: Hashable, chunk: int, by_frame: Tensor) -> None:
         self.last_frames[(role, chunk)] = by_frame[:, -1].float().clone()
 
-    def _decide_whole(self, state: ChunkState, inputs: StepInputs, decision: Decision) -> None:
+    def _decide_whole(self, state: ChunkState, decision: Decision) -> None:
         state.level += decision.distance
         decision.accumulators = state.level
         if state.level >= self.config.chunk_threshold:

@@ -28,12 +28,6 @@ def timesteps_of(sigmas: tuple[float, ...]) -> tuple[int, ...]:
     return tuple(int(np.float32(s) * np.float32(TRAIN_TIMESTEPS)) for s in sigmas[:-1])
 
 
-def first_step_index(timesteps: tuple[int, ...], quirks: frozenset[str] = frozenset()) -> int:
-    """Where stepping starts: 0. Quirk ``first_index_skips``: 1 if the first two timesteps are equal."""
-    repeats = len(timesteps) > 1 and timesteps[0] == timesteps[1]
-    return int(repeats and "first_index_skips" in quirks)
-
-
 def chunk_sizes(frames: int, block: int, ready: int = 0, quirks: frozenset[str] = frozenset()) -> tuple[list[int], int]:
     """Cut a window into chunks: (sizes in latent frames, how many of the leading ones are ready).
 
@@ -55,22 +49,40 @@ def _cut(frames: int, block: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the schedule: each chunk's position on the ladder and whether it steps in this row.
+    """One row of the schedule: each chunk's position on the ladder, and which chunks step in this row.
 
-    A position is the number of steps that have begun: 0 not started, ``i`` at timestep ``i - 1``, ``steps + 1`` clean.
+    A position is the number of steps that have begun: 0 not started, ``i`` at timestep ``i - 1``, ``clean`` (one more
+    than there are steps) at the end.
+
+    Args:
+        foremost: position of the first chunk that is not ready, as if the ladder had no end.
+        ready: leading chunks that are clean from the start.
+        ar_step: positions between neighbours.
+        clean: the last position.
+        stepping: chunks that make a step, in order.
+        interval: first and one past the last chunk that the base window covers.
     """
 
-    positions: tuple[int, ...]
-    steps: tuple[bool, ...]
+    foremost: int
+    ready: int
+    ar_step: int
+    clean: int
+    stepping: range
     interval: tuple[int, int]
-    """First and one past the last chunk that the base window covers in this row."""
+
+    def position(self, chunk: int) -> int:
+        """Where a chunk stands."""
+        if chunk < self.ready:
+            return self.clean
+        return min(max(self.foremost - (chunk - self.ready) * self.ar_step, 0), self.clean)
 
 
 def rows(steps: int, chunks: int, ready_chunks: int, ar_step: int, window_chunks: int | None = None) -> list[Row]:
     """The asynchronous schedule, row by row, until every chunk has made its last step.
 
-    A chunk moves on if its left neighbour was done before this row; otherwise it stays ``ar_step`` positions behind
-    the neighbour's new position. ``ar_step`` 0 moves all together.
+    A chunk begins ``ar_step`` rows after its left neighbour and then steps in every row; ``ar_step`` 0 moves all
+    together. (As published a chunk stays ``ar_step`` positions behind its neighbour, and moves by itself once that one
+    is done: the same for an ``ar_step`` up to ``steps``; a larger one counts as ``steps``.)
 
     Raises:
         ValueError: more chunks than ``window_chunks`` at an ``ar_step`` so small that chunks would leave the window
@@ -83,21 +95,16 @@ def rows(steps: int, chunks: int, ready_chunks: int, ar_step: int, window_chunks
             f"ar_step is {ar_step}; with {chunks} chunks in a window of {window_chunks} and {steps} steps it must be "
             f"at least {nearest}"
         )
-    clean = steps + 1
-    before = [clean] * ready_chunks + [0] * (chunks - ready_chunks)
-    end = window_chunks
+    generated, apart, end = chunks - ready_chunks, min(ar_step, steps), window_chunks
     result = []
-    while any(position < steps for position in before):
-        now: list[int] = []
-        for i, old in enumerate(before):
-            follows = i > 0 and before[i - 1] < steps
-            value = now[i - 1] - ar_step if follows else old + 1
-            now.append(min(max(value, 0), clean))
-        moved = tuple(new != old and new != clean for new, old in zip(now, before, strict=True))
-        if end < chunks and moved[end]:
+    for row in range(steps + (generated - 1) * apart if generated > 0 else 0):
+        first = max(-(-(row + 1 - steps) // apart), 0) if apart else 0
+        last = min(row // apart, generated - 1) if apart else generated - 1
+        stepping = range(ready_chunks + first, ready_chunks + last + 1)
+        if end < chunks and end in stepping:
             end += 1
-        result.append(Row(tuple(now), moved, (max(end - window_chunks, 0), end)))
-        before = now
+        interval = max(end - window_chunks, 0), end
+        result.append(Row(row + 1, ready_chunks, apart, steps + 1, stepping, interval))
     return result
 
 

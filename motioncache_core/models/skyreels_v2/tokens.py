@@ -3,36 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...kv_cache import Rows
-
 COMPLEX_DEVICES = ("cpu", "cuda")
 """Kinds of device whose PyTorch surely multiplies complex numbers."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of the packed sequence whose tokens attend to the same keys.
-
-    Args:
-        row: row of the batch it belongs to.
-        start, stop: its place in the packed sequence.
-        base: where the row begins in the packed sequence.
-        keys: how many keys it attends to, from the window's (or the row's) first token on.
-        cached: rows of the store that its own keys and values go to; ``None``: they are not stored.
-    """
-
-    row: int
-    start: int
-    stop: int
-    base: int
-    keys: int
-    cached: Rows | None
 
 
 def pad_to_patches(x: Tensor, patch: Sequence[int]) -> Tensor:
