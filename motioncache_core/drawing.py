@@ -58,11 +58,12 @@ class Canvas:
     """A white picture. Shapes are drawn three times as large and shrunk; text comes last, at its own size.
 
     Args:
-        width, height: in pixels.
+        width, height: in the units that everything is drawn in.
+        scale: pixels of the picture for a unit.
     """
 
-    def __init__(self, width: int, height: int):
-        self.width, self.height = width, height
+    def __init__(self, width: int, height: int, scale: int = 1):
+        self.width, self.height, self.scale = width, height, scale
         self._shapes = Image.new("RGB", (width * SCALE, height * SCALE), WHITE)
         self._draw = ImageDraw.Draw(self._shapes)
         self._texts: list[tuple[Spot, str, int, Colour, str, bool]] = []
@@ -105,10 +106,12 @@ class Canvas:
         self._texts.append((spot, " ".join(text.split()), size, colour, anchor, upright))
 
     def finish(self) -> np.ndarray:
-        """The picture, ``[height, width, 3]`` uint8."""
-        picture = self._shapes.resize((self.width, self.height), Image.Resampling.BOX)
+        """The picture, ``[height * scale, width * scale, 3]`` uint8."""
+        scale = self.scale
+        picture = self._shapes.resize((self.width * scale, self.height * scale), Image.Resampling.BOX)
         draw = ImageDraw.Draw(picture)
         for (x, y), text, size, colour, anchor, upright in self._texts:
+            x, y, size = x * scale, y * scale, size * scale
             if upright:
                 turned = _letters(text, size).transpose(Image.Transpose.ROTATE_90)
                 place = (round(x - turned.width / 2), round(y - turned.height / 2))

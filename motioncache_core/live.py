@@ -1,7 +1,9 @@
 """The present state of a run as small plain data, for whoever watches it: of the same events as report and trace.
 
 Numbers per cell (a chunk's step) go out as they come; pictures (which tokens, which motion weights) are packed only
-when somebody asks for them.
+when somebody asks for them, with numpy and not with torch: that happens beside the sampling thread, and a second thread
+that lets torch compute takes the cores from the first one's operations on a CPU (they then take about half as long
+again, even between the second thread's).
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from dataclasses import InitVar, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from .config import CacheConfig
@@ -36,7 +37,7 @@ RECENT = 24
 
 def pack_bits(flags: Tensor) -> bytes:
     """Eight flags a byte, the first one lowest. ``flags``: any shape, nonzero is set."""
-    return np.packbits(flags.flatten().numpy() != 0, bitorder="little").tobytes()
+    return np.packbits(flags.numpy().ravel() != 0, bitorder="little").tobytes()
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,21 @@ class PackedWeights:
 
 def pack_weights(weights: Tensor, most: int = MOST_WEIGHTS) -> PackedWeights:
     """``[F, h, w]`` motion weights in 8 bits, at most about ``most`` of them."""
-    values = weights.float()
-    block = math.ceil(math.sqrt(values.numel() / most))
+    values = weights.numpy().astype(np.float32)
+    block = math.ceil(math.sqrt(values.size / most))
     if block > 1:
-        values = torch.nn.functional.avg_pool2d(values.unsqueeze(1), block, ceil_mode=True).squeeze(1)
+        values = _block_means(_block_means(values, block, axis=1), block, axis=2)
     low, high = float(values.min()), float(values.max())
     scaled = (values - low) / max(high - low, 1e-8) * 255
-    return PackedWeights(scaled.round().to(torch.uint8).numpy().tobytes(), low, high, *values.shape[1:])
+    return PackedWeights(scaled.round().astype(np.uint8).tobytes(), low, high, *values.shape[1:])
+
+
+def _block_means(values: np.ndarray, block: int, axis: int) -> np.ndarray:
+    """Means of ``block`` values along an axis; the last block may be shorter."""
+    length = values.shape[axis]
+    starts = np.arange(0, length, block)
+    counts = np.minimum(length - starts, block).reshape([-1 if at == axis else 1 for at in range(values.ndim)])
+    return np.add.reduceat(values, starts, axis=axis) / counts
 
 
 @dataclass(frozen=True)
@@ -83,9 +92,10 @@ class Picture:
 
     @classmethod
     def of(cls, entry: TraceEntry) -> Picture:
-        some = bool(entry.computed.any()) and not bool(entry.computed.all())
+        computed = entry.computed.numpy()
         return cls(
-            pack_bits(entry.computed) if some else None, None if entry.weights is None else pack_weights(entry.weights)
+            pack_bits(entry.computed) if computed.any() and not computed.all() else None,
+            None if entry.weights is None else pack_weights(entry.weights),
         )
 
     @property
@@ -115,6 +125,8 @@ class LiveState:
         rows, columns: tokens of a latent frame.
         run: a name that no other run has.
         node, kind: id and class of the node that shows it.
+        workflow: id of the graph that the node is in, empty where it is not known.
+        calls: calls after which the node that shows it is done, ``None``: all of the plan.
     """
 
     plan: InitVar[Plan]
@@ -124,6 +136,8 @@ class LiveState:
     run: str = ""
     node: str = ""
     kind: str = ""
+    calls: InitVar[int | None] = None
+    workflow: str = ""
     status: Status = "running"
     message: str = ""
     seq: int = 0
@@ -139,14 +153,14 @@ class LiveState:
     _recent: list[float] = field(default_factory=list)
     _now: list[Any] = field(default_factory=list)
 
-    def __post_init__(self, plan: Plan, config: CacheConfig | None) -> None:
+    def __post_init__(self, plan: Plan, config: CacheConfig | None, calls: int | None) -> None:
         lanes = lanes_of(plan)
         self.lane_count = len(lanes)
         self.lane_frames = [(lane.start, lane.stop) for lane in lanes]
         self._place = {(lane.window, lane.place): index for index, lane in enumerate(lanes)}
         self._lane_seconds = [0.0] * len(lanes)
         self._outline = outline(plan, lanes, config)
-        self._planned_calls = len(plan.calls)
+        self._planned_calls = len(plan.calls) if calls is None else calls
 
     def take_settings(self, settings: Mapping[str, Any] | None) -> None:
         """Take the cache's settings from a report in place of a configuration; ``None``: there was no cache."""
@@ -156,6 +170,10 @@ class LiveState:
                 "warmup": [settings.get("warmup_start", 0), settings["warmup_steps"]],
                 "thresholds": {"chunk": settings["chunk_threshold"], "token": settings["token_threshold"]},
             }
+
+    def take_several_settings(self) -> None:
+        """The chunks have settings of their own: no threshold is that of all."""
+        self._outline["thresholds"] = None
 
     def add(self, event: CallEvent, entries: Sequence[TraceEntry]) -> None:
         """Take up a call. ``entries``: what :meth:`Trace.add` made of it. Only references are kept here."""
@@ -178,7 +196,8 @@ class LiveState:
             self.cells[key] = [*key, *self._cell(event, part)]
             self._order.append((self.seq, key))
             self._pictures[key] = entry
-        self._now = [call.kind, known[-1] if known else None, max(part.step for part in call.parts)]
+        newest = (stepping or call.parts)[-1]
+        self._now = [call.kind, self._place.get((call.window, newest.chunk)), newest.step]
 
     def _cell(self, event: CallEvent, part: Part) -> list[Any]:
         """[phase, outcome, tokens computed, tokens, distance, waited, seconds] of all branches together."""
@@ -203,6 +222,10 @@ class LiveState:
                 break
             packed[key] = picture
         self._pictures = dict(reversed(packed.items()))
+
+    def forget_pictures(self, before: int) -> None:
+        """Leave out the pictures of the chunks before one; their cells stay."""
+        self._pictures = {key: picture for key, picture in self._pictures.items() if key[0] >= before}
 
     def totals(self) -> dict[str, Any]:
         """Counts so far. ``computed`` of ``total`` token-forwards is the computed fraction, which is no speed-up."""
@@ -241,6 +264,7 @@ class LiveState:
         return {
             "run": self.run,
             "node": self.node,
+            "workflow": self.workflow,
             "kind": self.kind,
             "base": base,
             "seq": self.seq,

@@ -13,6 +13,8 @@ from .axes import Axis
 from .drawing import BLACK, GREY, LIGHT, Canvas, Colour, Spot, style, text_width
 
 SIZE = (960, 600)
+LETTERS = 13
+"""Pixels of the names of ticks, the smallest letters."""
 MARKS_ON_A_LINE = 12
 RING = 9.5
 NARROWEST_TICKS = 40.0
@@ -47,6 +49,8 @@ def line_plot(
     y_label: str,
     highlight: float | None = None,
     size: tuple[int, int] = SIZE,
+    scale: int = 1,
+    letters: int = LETTERS,
 ) -> np.ndarray:
     """Lines through (x, y) values; where y is not finite a line has a gap.
 
@@ -54,10 +58,12 @@ def line_plot(
         series: name -> values, each by rising x. The name is in the legend if there is more than one.
         title, x_label, y_label: what is written.
         highlight: x of a dashed line from bottom to top.
-        size: width and height in pixels.
+        size: width and height in pixels of the letters' scale: a smaller size has larger letters in it.
+        scale: the picture is so many times as large.
+        letters: height of the smallest letters in that scale.
 
     Returns:
-        ``[height, width, 3]`` uint8.
+        ``[height * scale, width * scale, 3]`` uint8.
 
     Raises:
         ValueError: if there is no finite value.
@@ -65,7 +71,8 @@ def line_plot(
     finite = [value for values in series.values() for value in values if math.isfinite(value[1])]
     styles = {name: style(number) for number, name in enumerate(series)}
     xs, ys = [x for x, _ in finite], [y for _, y in finite]
-    figure = _Figure(size, title, x_label, y_label, xs, ys, styles if len(styles) > 1 else {})
+    legend = styles if len(styles) > 1 else {}
+    figure = _Figure(size, title, x_label, y_label, xs, ys, legend, scale=scale, letters=letters)
     if highlight is not None:
         figure.upright_line(highlight, GREY)
     for name, values in series.items():
@@ -90,6 +97,7 @@ def pareto_plot(
     better: Better = "low",
     references: Mapping[str, float] | None = None,
     size: tuple[int, int] = SIZE,
+    scale: int = 1,
 ) -> np.ndarray:
     """Quality over cost: every series its own colour and marker, joined from left to right, the best points ringed.
 
@@ -99,10 +107,10 @@ def pareto_plot(
         log_x: logarithmic x axis.
         better: which end of the x axis is the better one. Of y it is the upper.
         references: name -> x of a dashed line from bottom to top, for runs without a quality of their own.
-        size: width and height in pixels.
+        size, scale: as in :func:`line_plot`.
 
     Returns:
-        ``[height, width, 3]`` uint8.
+        ``[height * scale, width * scale, 3]`` uint8.
 
     Raises:
         ValueError: if there is neither point nor reference, a value is not finite, or (``log_x``) not positive.
@@ -113,7 +121,7 @@ def pareto_plot(
     styles = {name: style(number) for number, name in enumerate(runs)}
     ys = [y for point in points for y in (point.y, point.low, point.high) if y is not None]
     xs = [point.x for point in points] + list(references.values())
-    figure = _Figure(size, title, x_label, y_label, xs, ys, styles, log_x, ringed=bool(points))
+    figure = _Figure(size, title, x_label, y_label, xs, ys, styles, log_x, bool(points), scale)
     for x in references.values():
         figure.upright_line(x, GREY)
     for name, values in runs.items():
@@ -149,21 +157,21 @@ class _Legend:
     """Rows of (name, style) that fit beside each other; ``None`` for a style is the ring."""
 
     rows: list[list[tuple[str, tuple[Colour, str] | None, float]]]
-    size: int = 14
+    size: int
     height: int = 24
 
     @classmethod
-    def of(cls, entries: Mapping[str, tuple[Colour, str] | None], width: float) -> _Legend:
+    def of(cls, entries: Mapping[str, tuple[Colour, str] | None], width: float, size: int) -> _Legend:
         rows: list[list[tuple[str, tuple[Colour, str] | None, float]]] = []
         right = width + 1.0
         for name, look in entries.items():
-            needed = 44 + text_width(name, cls.size)
+            needed = 44 + text_width(name, size)
             if right + needed > width:
                 rows.append([])
                 right = 0.0
             rows[-1].append((name, look, right))
             right += needed
-        return cls(rows)
+        return cls(rows, size)
 
     def draw(self, canvas: Canvas, left: float, top: float) -> None:
         for number, row in enumerate(self.rows):
@@ -192,14 +200,16 @@ class _Figure:
         styles: Mapping[str, tuple[Colour, str]],
         log_x: bool = False,
         ringed: bool = False,
+        scale: int = 1,
+        letters: int = LETTERS,
     ):
-        self.canvas = Canvas(*size)
+        self.canvas, self.letters = Canvas(*size, scale), letters
         width, height = size
-        legend = _Legend.of({**styles, **({"Pareto-optimal": None} if ringed else {})}, width - 120)
+        legend = _Legend.of({**styles, **({"Pareto-optimal": None} if ringed else {})}, width - 120, letters + 1)
         top, bottom = 44 + len(legend.rows) * legend.height, height - 62
         self.y = Axis.around(ys or [0.0, 1.0], bottom, top)
         ticks = self.y.ticks(max(2, (bottom - top) // 50)) if ys else []
-        left = 52 + max(NARROWEST_TICKS, *(text_width(name, 13) for _, name in ticks), 0.0)
+        left = 52 + max(NARROWEST_TICKS, *(text_width(name, letters) for _, name in ticks), 0.0)
         self.x = Axis.around(xs, left, width - 24, log_x)
         self.box: Box = (left, top, width - 24, bottom)
         self._draw_axes(title, x_label, y_label, ticks)
@@ -251,16 +261,17 @@ class _Figure:
             y = self.y.place(value)
             self.canvas.line([(left, y), (right, y)], LIGHT)
             self.canvas.line([(left - 5, y), (left, y)], BLACK)
-            self.canvas.text((left - 9, y), name, 13, anchor="rm")
+            self.canvas.text((left - 9, y), name, self.letters, anchor="rm")
         for value, name in self.x.ticks(max(2, int(right - left) // 80)):
             x = self.x.place(value)
             self.canvas.line([(x, top), (x, bottom)], LIGHT)
             self.canvas.line([(x, bottom), (x, bottom + 5)], BLACK)
-            self.canvas.text((x, bottom + 9), name, 13, anchor="ma")
+            self.canvas.text((x, bottom + 9), name, self.letters, anchor="ma")
         self.canvas.line([(left, top), (left, bottom), (right, bottom)], BLACK, 1.2)
-        self.canvas.text((left, 10), title, 18)
-        self.canvas.text(((left + right) / 2, self.canvas.height - 10), x_label, 15, anchor="md")
-        self.canvas.text((18, (top + bottom) / 2), y_label, 15, upright=True)
+        label = self.letters + 2
+        self.canvas.text((left, 10), title, self.letters + 5)
+        self.canvas.text(((left + right) / 2, self.canvas.height - 10), x_label, label, anchor="md")
+        self.canvas.text((18, (top + bottom) / 2), y_label, label, upright=True)
 
 
 def _stretches(values: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:

@@ -48,23 +48,12 @@ def mean_psnr(a: Tensor, b: Tensor, mask: Tensor | None = None) -> float:
     return float(_decibels(errors.sum() / weights.sum()))
 
 
-def ssim_map(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity around every pixel, ``[F, H, W]``, mean over the channels, 1 where equal.
+def ssim(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Structural similarity of every frame, ``[F]``: mean over pixels and channels, 1 for equal frames.
 
     Gaussian window of 11 pixels with sigma 1.5, K1 = 0.01, K2 = 0.03, range 1 (equations 6 and 13-16 of the paper).
     Differs from the paper in that pixels near the border are kept: their window is cut off there and its weights
     scaled to sum to 1.
-
-    Raises:
-        ValueError: if the sizes differ.
-    """
-    _check(a, b, None)
-    maps = [_ssim_map(a[group], b[group]) for group in frame_groups(*a.shape[:3])]
-    return torch.cat(maps) if maps else a.new_zeros(a.shape[:3])
-
-
-def ssim(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Structural similarity of every frame, ``[F]``: mean of :func:`ssim_map`, 1 for equal frames.
 
     Raises:
         ValueError: as :func:`psnr`.
@@ -105,7 +94,7 @@ def _of_group(mask: Tensor, group: slice) -> Tensor:
 
 
 def _ssim_map(a: Tensor, b: Tensor) -> Tensor:
-    """:func:`ssim_map` of a few frames."""
+    """``[F, H, W]`` of a few frames: similarity around every pixel, mean over the channels."""
     a, b = (frames.float().permute(3, 0, 1, 2) - 0.5 for frames in (a, b))  # moments around 0.5: less rounding
     share = _blur(torch.ones_like(a[:1, :1]))
     mean_a, mean_b = _blur(a) / share, _blur(b) / share

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,27 +16,33 @@ from .trace import Trace, TraceEntry
 EMPTY = torch.empty(0)
 
 
-def replayed(trace: Trace, report: dict[str, Any] | None, run: str, node: str, kind: str) -> LiveState:
+def replayed(
+    trace: Trace, report: dict[str, Any] | None, run: str, node: str, kind: str, workflow: str = ""
+) -> LiveState:
     """The state of the run that left a trace.
 
     Args:
         report: of the same run (``sweep.parse_report``), for phases, distances and times; without it, what was
             computed is all that is known.
-        run, node, kind: see :class:`LiveState`.
+        run, node, kind, workflow: see :class:`LiveState`.
 
     Raises:
         ReportError: the report is of another run.
     """
-    calls = _calls(trace, report)
-    state = LiveState(trace.plan, None, trace.rows, trace.columns, run, node, kind)
+    state = LiveState(trace.plan, None, trace.rows, trace.columns, run, node, kind, workflow=workflow)
     if report is not None:
         state.take_settings(report.get("config"))
+    retell(state, trace, _calls(trace, report))
+    state.finish("finished")
+    return state
+
+
+def retell(state: LiveState, trace: Trace, calls: Sequence[dict[str, Any] | None]) -> None:
+    """Tell a state of calls that were made before. ``calls``: of a report, as many as were made."""
     entries = iter(trace.entries)
     for call, told in zip(trace.plan.calls, calls, strict=False):
         own = [next(entries) for part in call.parts if part.step >= 0]
         state.add(_event(call, own, told), own)
-    state.finish("finished")
-    return state
 
 
 def _calls(trace: Trace, report: dict[str, Any] | None) -> list[dict[str, Any] | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 from collections import Counter
 from dataclasses import dataclass, field
@@ -43,6 +44,13 @@ class Report:
     _denoise: Counter[str] = field(default_factory=Counter)
     _other_tokens: int = 0
     _flops: Counter[str] = field(default_factory=Counter)
+
+    def extended(self, plan: Plan, config: CacheConfig | None, inactive: str | None) -> Report:
+        """A report of its own that goes on with a longer plan."""
+        kept = {name: copy.copy(value) for name, value in vars(self).items() if name not in ("plan", "config", "size")}
+        longer = Report(plan, config, self.size)
+        vars(longer).update(kept, inactive=inactive)
+        return longer
 
     def add(self, event: CallEvent) -> None:
         """Take up a call."""
@@ -133,24 +141,21 @@ class Report:
         }
 
     def text(self) -> str:
-        """The totals in a few lines for a person."""
+        """The totals in a few lines for a person. Every line is a sentence, since some places show them as one."""
         s = self.summary()
         steps = s["branch_steps"]
         lines = [
+            work_sentence(s["computed_fraction"]),
             f"{s['model_calls']} model calls in {s['seconds']:.1f} s, {s['flops'] / 1e12:.3g} TFLOPs "
             f"({s['flops_without_reuse'] / 1e12:.3g} without reuse)",
-            f"computed fraction {s['computed_fraction']:.3f} of {s['token_forwards_without_reuse']} token-forwards",
         ]
         if any(steps.values()):
             lines.append(f"branch steps: {steps['full']} full, {steps['partial']} partial, {steps['reused']} reused")
         if s["distance_of_a_chunk"]:
-            lines.append(
-                f"the steps of a chunk after warm-up add up to a distance of {s['distance_of_a_chunk']:.3g}: for n "
-                "computed steps set the threshold to that / n"
-            )
+            lines.append(f"for about n computed steps set the threshold to {s['distance_of_a_chunk']:.3g} divided by n")
         if s["nothing_reused_because"]:
             lines.append(f"nothing was reused: {s['nothing_reused_because']}")
-        return "\n".join(lines + self.notes + _approximation(self.plan))
+        return "\n".join(map(sentence, lines + self.notes + _approximation(self.plan)))
 
     def _chunk_name(self, window: int, place: int) -> str:
         number = self.plan.windows[window].chunks[place].number
@@ -170,6 +175,20 @@ class Report:
                 f"computed too; a chunk has {self.plan.steps} steps)"
             )
         return "; ".join(_why_all(config, phase, low) for phase, (low, _) in self._distances.items())
+
+
+def work_sentence(computed: float) -> str:
+    """What an artist wants to know first. ``computed``: the computed fraction, 0 to 1."""
+    digits = 0 if 0.01 <= computed <= 0.99 or computed in (0.0, 1.0) else 1  # what is left over is not hidden
+    percent = round(100 * computed, digits)
+    done, left = (f"{share:.{digits}f} %" for share in (percent, 100 - percent))
+    return f"{done} of the work was computed, {left} was reused (a share of the token passes, not a speed-up)"
+
+
+def sentence(text: str) -> str:
+    """With a capital letter and a full stop."""
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def _why_all(config: CacheConfig, phase: Phase, smallest: float) -> str:

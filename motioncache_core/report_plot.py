@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from .drawing import COLOURS, GREY, LIGHT, Canvas, Colour
+from .drawing import COLOURS, GREY, LIGHT, Canvas, Colour, text_width
 from .plots import line_plot
+from .report import sentence, work_sentence
 
 WIDTH = 960
 FULL, REUSED = COLOURS[4], COLOURS[0]
-LEFT, TOP, LANE = 76, 64, 24
+LEFT, TOP, BOTTOM, LANE = 100, 70, 34, 24
+LETTERS = 16
+"""Pixels of the smallest letters."""
 PANEL_HEIGHT = 280
+MOST_LANES_HEIGHT = 1200 - 2 * PANEL_HEIGHT - TOP - BOTTOM
+"""Pixels for all chunks together: those of a long video have thinner bars."""
+THIN = 7
+"""Pixels of a chunk below which no gap is left between the chunks."""
 
 
 def report_lines(report: dict[str, Any]) -> str:
-    """The totals in a few lines for a person. The computed fraction is no speed-up, and is not called one."""
+    """The totals in a few lines for a person, each a sentence. What was reused is not called a speed-up."""
     s = report["summary"]
     steps = s.get("branch_steps", {})
-    saved = s.get("token_forwards_without_reuse", 0) - s.get("token_forwards", 0)
     lines = [
+        work_sentence(s["computed_fraction"]),
         f"{report['family']}, {report['sampling']}, cache: {s['cache']}; {report['latent_frames']} latent frames, "
         f"{report.get('steps', '?')} steps",
-        f"computed fraction {s['computed_fraction']:.3f}: {saved} token-forwards were left out (a share of the work, "
-        "not a speed-up)",
         f"{s.get('model_calls', len(report['calls']))} passes in {s['seconds']:.1f} s",
     ]
     if any(steps.values()):
@@ -34,11 +40,11 @@ def report_lines(report: dict[str, Any]) -> str:
         lines.append("seconds by chunk: " + ", ".join(f"{name}: {value:.1f}" for name, value in by_chunk.items()))
     if s.get("nothing_reused_because"):
         lines.append(f"nothing was reused: {s['nothing_reused_because']}")
-    return "\n".join(lines + list(report.get("notes", [])))
+    return "\n".join(map(sentence, lines + list(report.get("notes", []))))
 
 
 def report_plot(report: dict[str, Any]) -> np.ndarray:
-    """Timeline, computed share per step and seconds per call below each other, ``[H, 960, 3]`` uint8."""
+    """Timeline, computed share per step, seconds per call in ``[H, 960, 3]`` uint8, at most about 1200 high."""
     panels = [timeline_plot(report)]
     shares = _share_by_step(report)
     if shares:
@@ -49,6 +55,7 @@ def report_plot(report: dict[str, Any]) -> np.ndarray:
                 x_label="step of the chunk",
                 y_label="share computed",
                 size=(WIDTH, PANEL_HEIGHT),
+                letters=LETTERS,
             )
         )
     if report["calls"]:
@@ -59,6 +66,7 @@ def report_plot(report: dict[str, Any]) -> np.ndarray:
                 x_label="call",
                 y_label="seconds",
                 size=(WIDTH, PANEL_HEIGHT),
+                letters=LETTERS,
             )
         )
     return np.concatenate(panels)
@@ -67,24 +75,33 @@ def report_plot(report: dict[str, Any]) -> np.ndarray:
 def timeline_plot(report: dict[str, Any]) -> np.ndarray:
     """Chunks by rows of the run: height of the orange part is the computed share, blue was reused."""
     cells = _cells(report)
-    names = list(dict.fromkeys(name for name, *_ in cells))
+    lanes = {name: lane for lane, name in enumerate(dict.fromkeys(name for name, *_ in cells))}
     rows = max((row for _, row, _ in cells), default=0) + 1
-    canvas = Canvas(WIDTH, TOP + LANE * max(len(names), 1) + 34)
-    canvas.text((WIDTH / 2, 16), "What was computed: chunks by rows of the run", 16, anchor="ma")
+    high = min(LANE, MOST_LANES_HEIGHT / max(len(lanes), 1))
+    below = TOP + high * max(len(lanes), 1)
+    canvas = Canvas(WIDTH, math.ceil(below) + BOTTOM)
+    canvas.text((WIDTH / 2, 10), "What was computed: chunks by rows of the run", LETTERS + 5, anchor="ma")
     _legend(canvas)
     across = (WIDTH - LEFT - 16) / rows
-    for lane, name in enumerate(names):
-        canvas.text((LEFT - 8, TOP + LANE * (lane + 0.5)), f"chunk {name}", 12, anchor="rm")
-        canvas.rectangle(LEFT, TOP + LANE * (lane + 1) - 2, WIDTH - 16, TOP + LANE * (lane + 1) - 1, LIGHT)
+    labelled = _every(LETTERS + 2, high)
+    for name, lane in lanes.items():
+        if lane % labelled == 0:
+            canvas.text((LEFT - 8, TOP + high * (lane + 0.5)), f"chunk {name}", LETTERS, anchor="rm")
+        if high >= THIN:
+            canvas.rectangle(LEFT, TOP + high * (lane + 1) - 2, WIDTH - 16, TOP + high * (lane + 1) - 1, LIGHT)
     gap = 1 if across > 4 else 0
+    bar = high - 4 * high / LANE if high >= THIN else high
     for name, row, share in cells:
-        left, top = LEFT + row * across, TOP + names.index(name) * LANE
-        _bar(canvas, left, top, max(across - gap, 0.7), LANE - 4, share)
-    every = next((n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500) if n * across >= 34), 1000)
-    for row in range(0, rows, every):
-        place = LEFT + (row + 0.5) * across, TOP + LANE * len(names) + 4
-        canvas.text(place, str(row), 12, GREY, anchor="ma")
+        left, top = LEFT + row * across, TOP + lanes[name] * high
+        _bar(canvas, left, top, max(across - gap, 0.7), bar, share)
+    for row in range(0, rows, _every(text_width(str(rows), LETTERS) + 12, across)):
+        canvas.text((LEFT + (row + 0.5) * across, below + 4), str(row), LETTERS, GREY, anchor="ma")
     return canvas.finish()
+
+
+def _every(wanted: float, each: float) -> int:
+    """Every how many things of ``each`` pixels a label of ``wanted`` pixels has room."""
+    return next((n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if n * each >= wanted), 10_000)
 
 
 def _bar(canvas: Canvas, left: float, top: float, width: float, height: float, share: float) -> None:
@@ -96,12 +113,12 @@ def _bar(canvas: Canvas, left: float, top: float, width: float, height: float, s
 
 
 def _legend(canvas: Canvas) -> None:
-    left = LEFT
+    left = float(LEFT)
     entries: tuple[tuple[str, Colour], ...] = (("computed (height: share of the tokens)", FULL), ("reused", REUSED))
     for words, colour in entries:
-        canvas.rectangle(left, 40, left + 14, 52, colour)
-        canvas.text((left + 20, 46), words, 13, anchor="lm")
-        left += 300
+        canvas.rectangle(left, 43, left + 16, 57, colour)
+        canvas.text((left + 23, 50), words, LETTERS, anchor="lm")
+        left += 23 + text_width(words, LETTERS) + 40
 
 
 def _cells(report: dict[str, Any]) -> list[tuple[str, int, float]]:

@@ -45,6 +45,10 @@ class Trace:
     columns: int
     entries: list[TraceEntry] = field(default_factory=list)
 
+    def extended(self, plan: Plan) -> Trace:
+        """A trace of its own that goes on with a longer plan."""
+        return Trace(plan, self.rows, self.columns, list(self.entries))
+
     def add(self, event: CallEvent) -> list[TraceEntry]:
         """Take up a call's decisions; a step without any counts as computed. Returns an entry per part that steps."""
         start = self.plan.windows[event.call.window].start
