@@ -271,6 +271,23 @@ def test_bad_record_fails(change: str, subset: Path, verify: Callable[..., tuple
 
 
 @pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"blur": 3}, "setting blur was not used"),
+        ({"latent_w": 8}, "setting latent_w is 8, computed was 6"),
+        ({"fps": [24]}, "setting fps is [24], computed was [16]"),
+    ],
+)
+def test_settings_that_do_not_hold_are_told_beside_the_numbers(
+    changes: dict[str, Any], note: str, subset: Path, verify: Callable[..., tuple[int, str]]
+) -> None:
+    edit_case(subset, "comfy_tiny.fps0.full", lambda record: record["settings"].update(changes))
+    status, told = verify(subset, "comfy_tiny.fps0.full")
+    assert status == 0 and told.startswith("ok ")
+    assert told.splitlines()[0].endswith(f"; {note}")
+
+
+@pytest.mark.parametrize(
     ("edit", "expected"),
     [
         (lambda out: out.masked_fill(out == out.max(), float("nan")), "not finite"),
@@ -298,6 +315,23 @@ def test_unclaimed_array_fails(file: str, subset: Path, verify: Callable[..., tu
     assert status != 0
     assert f"{file}: no case claims" in told
     assert "stray" in told
+
+
+@every_family
+def test_every_quirk_of_the_table_is_known(
+    family: str, copied: Callable, verify: Callable[..., tuple[int, str]]
+) -> None:
+    folder = copied(SUBSETS / family)
+    content = listing(folder)
+    assert content["quirks"]
+    first = content["cases"][0]["id"]
+    status, told = verify(folder, first)
+    assert status == 0 and "no kind knows" not in told
+    content["quirks"]["time_runs_backwards"] = {"bug": 99, "what": "", "correct": ""}
+    (folder / "cases.json").write_text(json.dumps(content))
+    status, told = verify(folder, first)
+    assert status == 0, "no case asks for it"
+    assert "no kind knows the quirk 'time_runs_backwards' of its table" in told
 
 
 def test_unused_must_resolve(subset: Path, verify: Callable[..., tuple[int, str]]) -> None:

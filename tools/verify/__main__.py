@@ -48,14 +48,18 @@ def verify(path: Path, only: Sequence[str] | None = None) -> bool:
         print(f"FAIL    {path}: {error}")
         return False
     cases = [case for case in folder.cases if not only or case.id in only]
+    kinds = FAMILIES.get(folder.family, {})
     counts: Counter[str] = Counter()
     for case in cases:
         with torch.no_grad():
-            outcome = check(case, FAMILIES.get(folder.family, {}))
+            outcome = check(case, kinds)
         counts[outcome.status] += 1
         print(outcome.line(), flush=True)
     problems = unaccounted(folder)
     problems += [f"the id {name!r} occurs {n} times" for name, n in Counter(c.id for c in cases).items() if n > 1]
+    known = frozenset().union(*(kind.quirks for kind in kinds.values()))
+    for name in sorted(folder.quirks - known):
+        print(f"note    {path}: no kind knows the quirk {name!r} of its table")
     if not cases:
         problems.append(f"no case {' or '.join(only)}" if only else "no cases at all")
     for problem in problems:

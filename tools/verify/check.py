@@ -23,11 +23,13 @@ class Kind:
         handler: computes them.
         quirks: names of the quirks that it can reproduce.
         restrictions: phrases by which it knows a `compare`.
+        told: settings that only tell where a case comes from; every other one that is not read is noted.
     """
 
     handler: Handler
     quirks: frozenset[str] = frozenset()
     restrictions: tuple[str, ...] = ()
+    told: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Outcome:
         if self.worst is None:
             return f"{self.status:<7} {where}  {self.reason}"
         told = f"{self.worst.ratio:.3g} of the tolerance, {self.worst.output}: {self.worst.detail}"
-        return f"{self.status:<7} {where}  {told}"
+        return "; ".join([f"{self.status:<7} {where}  {told}", *self.case.notes])
 
 
 def check(case: Case, kinds: Mapping[str, Kind]) -> Outcome:
@@ -58,6 +60,7 @@ def check(case: Case, kinds: Mapping[str, Kind]) -> Outcome:
         for name in case.outputs:
             tolerance_of(case.tolerance, name)
         furthest = worst(list(_differences(case, kind.handler(case))))
+        case.notes += [f"setting {name} was not used" for name in sorted(case.settings.unread() - kind.told)]
     except CaseError as error:
         return Outcome(case, "FAIL", reason=str(error))
     except Exception as error:  # whatever goes wrong in a case is that case's failure

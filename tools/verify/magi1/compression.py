@@ -19,13 +19,30 @@ EMPHASES = {
     "1, but 1e6 is subtracted from the first chunk's tokens": "not the first chunk",
 }
 """The case's words for how a score depends on the place -> ours."""
+_SCORE = (
+    "lambda * maxpool(importance) - (1 - lambda) * redundancy; strategy token: minus its minimum per group, times "
+    "position_weight, top budget tokens; frame, chunk: mean over the unit, top budget / unit units, tokens of a unit "
+    "in order"
+)
 _QUERIES = {"all": "chunk", "last 50": "token", "last latent frame (h*w tokens)": "frame"}
 
 
 def kept(case: Case) -> dict[str, Tensor]:
     """Indices, the two parts of the score, and the rows that stay."""
     s = case.settings
-    case.require(position="p = i / (n - 1)", order="descending score")
+    keys, queries = case.input("key"), case.input("query")
+    frame = s["tokens_h"] * s["tokens_w"]
+    case.expect(
+        position="p = i / (n - 1)",
+        order="descending score",
+        score=_SCORE,
+        unit={"token": None, "frame": frame, "chunk": s["tokens_per_chunk"]}[s["strategy"]],
+        tokens_per_chunk=s["latent_t"] * frame,
+        chunks=keys.shape[0] // s["tokens_per_chunk"],
+        heads=queries.shape[1],
+        groups=keys.shape[1],
+        head_dim=keys.shape[2],
+    )
     settings = Compression(
         keep=s["strategy"],
         queries=_QUERIES[s["queries"]],
@@ -34,8 +51,6 @@ def kept(case: Case) -> dict[str, Tensor]:
         power=s["power"],
         kernel=s["kernel"],
     )
-    frame = s["tokens_h"] * s["tokens_w"]
-    keys, queries = case.input("key"), case.input("query")
     indices = kept_tokens(keys, queries, s["budget"], settings, frame, s["tokens_per_chunk"])
     counted = {"token": 50, "frame": frame, "chunk": len(queries)}[settings.queries]
     made = {

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from motioncache_core.models.magi1.architecture import VARIANTS, block_entries, parameter_count
-from motioncache_core.models.magi1.checkpoint import PLAIN, STACKED_KEY, WEIGHT_FOLDERS
+from motioncache_core.models.magi1.checkpoint import STACKED_KEY, WEIGHT_FOLDERS
+from motioncache_core.stored_layout import PLAIN
 from motioncache_core.weight_files import INDEX_SUFFIX
 
 _BY_NAME = {variant.name: variant for variant in VARIANTS}

@@ -36,7 +36,12 @@ def manifest(case: Case) -> dict[str, Any]:
     stem = Path(name).name.split(".")[0]
     if more or stem not in _MANIFESTS:
         raise CaseError(f"no rule for {name}; there are rules for {', '.join(_MANIFESTS)}")
-    return {role: _MANIFESTS[stem](case)}
+    made = _MANIFESTS[stem](case)
+    case.expect(
+        compression="gzip" if name.endswith(".gz") else None,
+        top_level=sorted(made) if name.endswith((".json", ".json.gz")) else None,
+    )
+    return {role: made}
 
 
 def _entry(entry: Entry) -> list[Any]:

@@ -17,6 +17,16 @@ from motioncache_core.models.magi1.transformer import Magi1Transformer
 from ..folder import Case, CaseError
 
 _MLP = {"gelu": False, "silu gated": True}
+_WEIGHTS = {
+    torch.float32: frozenset({"bfloat16 parameters widened to float32"}),
+    torch.bfloat16: frozenset(
+        {
+            "as stored",
+            "as stored: blocks bfloat16, embedders, final layer, rope bands, q/k norms and post norms in float32",
+        }
+    ),
+}
+_HEAD = "final_linear.linear.weight"
 
 
 def dtype_of(case: Case) -> torch.dtype:
@@ -52,11 +62,16 @@ def config_of(case: Case) -> ArchitectureConfig:
 
 
 def build(case: Case) -> Magi1Transformer:
-    """The case's model, weights loaded strictly. ComfyUI must be importable."""
+    """The case's model, weights loaded strictly. ComfyUI must be importable.
+
+    Setting ``velocity_scale`` multiplies the last layer.
+    """
     import comfy.ops
 
+    case.expect(weights_rule=_WEIGHTS[dtype_of(case)])
     network = Magi1Transformer(config_of(case), comfy.ops.manual_cast, dtype_of(case))
-    network.load_state_dict(case.weights())
+    weights = case.weights()
+    network.load_state_dict(weights | {_HEAD: weights[_HEAD] * case.settings.get("velocity_scale", 1.0)})
     return network.eval().requires_grad_(False)
 
 
@@ -126,7 +141,8 @@ class Recorder:
         counts = torch.tensor([item.tokens for item in items])
         embedded = [network.embed(item.latents).t().unflatten(1, item.grid) for item in items]
         video, text = self._attended[: len(self.items)], self._attended[len(self.items) :]
-        longest = max((video[i] for i in chosen), key=lambda kept: kept["k"].shape[0])
+        own = [(video[i]["k"][-self.items[i].tokens :], video[i]["v"][-self.items[i].tokens :]) for i in chosen]
+        keys, values = (torch.cat(parts) for parts in zip(*own, strict=True))
         return every | {
             "emb_condition": network.condition(items, device).unsqueeze(0),
             "emb_condition_map": torch.arange(len(items)).repeat_interleave(counts).unsqueeze(1),
@@ -135,7 +151,7 @@ class Recorder:
             "emb_y_xattn_flat": torch.cat([network.y_embedder(item.text, device) for item in items]),
             "l0_ada_out_before_softcap": self._kept["ada"][0][list(chosen)].unsqueeze(0),
             "l0_q": torch.cat([video[i]["q"] for i in chosen]),
-            "l0_kv": torch.cat([longest["k"], longest["v"]], dim=2),
+            "l0_kv": torch.cat([keys, values], dim=2),
             "l0_core_attn_out": torch.cat([video[i]["out"] for i in chosen]),
             "l0_xq_xk_xv_0": torch.cat([text[i]["q"] for i in chosen]),
             "l0_xq_xk_xv_1": torch.cat([text[i]["k"] for i in chosen]),

@@ -66,14 +66,14 @@ class RecordedRun(Magi1Run):
             self.recording.kept[row] = kept[0]
         return kept
 
-    def stepped(self, call: Call, x: Tensor, window: Tensor) -> None:
+    def stepped(self, call: Call, x: Tensor, after: Tensor, previous: Tensor | None) -> None:
         decisions = list(self._stepping)
-        super().stepped(call, x, window)
+        super().stepped(call, x, after, previous)
         for sample, decision in enumerate(decisions):
-            self.recording.after[call.row][decision.chunk] = window[sample, :, call.start : call.stop].clone()
+            self.recording.after[call.row][decision.chunk] = after[sample].clone()
             state = self.policy.state(decision.role, decision.chunk)
             self.recording.decisions[call.row][decision.chunk] = decision
-            self.recording.tokens[call.row][decision.chunk] = state.before
+            self.recording.tokens[call.row][decision.chunk] = self.policy.measured(state.latents, self.embed)
             self.recording.accumulators[call.row][decision.chunk] = state.accumulators
             self.recording.weights[call.row][decision.chunk] = state.weights
             self.recording.added[call.row][decision.chunk] = state.added

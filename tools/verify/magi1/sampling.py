@@ -20,100 +20,25 @@ from motioncache_core.events import CallEvent, ChunkEvent, Decision
 from motioncache_core.kv_cache import KVCache
 from motioncache_core.loop import RunState, begin_window, clean_prediction, run_window
 from motioncache_core.models.magi1.adapter import BranchRow, Magi1Adapter
-from motioncache_core.models.magi1.architecture import NULL_CAPTION
-from motioncache_core.models.magi1.compression import Compression
-from motioncache_core.models.magi1.guidance import OnePass, ThreePass, branches_of, combine
-from motioncache_core.models.magi1.plan import SamplingSettings, build_plan
-from motioncache_core.models.magi1.policy import Magi1Policy
+from motioncache_core.models.magi1.guidance import branches_of, combine
+from motioncache_core.models.magi1.plan import build_plan
+from motioncache_core.models.magi1.policy import METRIC_IN_BF16, WHOLE_CALC_IDS, Magi1Policy
 from motioncache_core.models.magi1.schedule import stages, time_table
 from motioncache_core.models.magi1.text import (
     MAX_TOKENS,
-    NULL_TOKENS,
-    RunTexts,
-    options_of,
-    run_texts,
-    special_tokens_from,
 )
 from motioncache_core.plan import Call, Plan
 
 from ..check import Kind
 from ..compare import Restricted
-from ..folder import Case
-from .compression import EMPHASES
+from ..folder import Case, CaseError
 from .network import attention, build
 from .recording import RecordedRun, Recording
+from .run_settings import compression_of, config_of, settings_of, texts_of
 
 UNTIL_A_DECISION_DIFFERS = "values only up to the step before the first differing decision"
 PREFIX_NOISE = "prefix_noise_weights"
 _PHASES = {"warm-up": "warmup", "chunk": "chunk", "token": "token"}
-
-
-def settings_of(case: Case, chunk_wise: bool) -> SamplingSettings:
-    """The plan's settings of a run case."""
-    s = case.settings
-    case.require(nearly_clean_compare="float32 time against the double 0.3", t_schedule="sd3")
-    if s["cfg_passes"] == 3:
-        guidance = ThreePass(tuple(s["guidance_t"]), tuple(s["guidance_history"]), tuple(s["guidance_text"]))
-    else:
-        nearly_clean = not s.get("discard_nearly_clean_chunk", False)
-        guidance = OnePass(nearly_clean, s["nearly_clean_threshold"], s["history_share"])
-    return SamplingSettings(
-        frames=s["num_frames"],
-        steps=s["steps"],
-        shift=s["shift"],
-        shortcut=s["shortcut_mode"],
-        chunk_frames=s["chunk_width"],
-        window_chunks=s["window"],
-        history_chunks=tuple(s["history_range"]),
-        clean_chunks=s["clean_range"],
-        clean_t=s["clean_t"],
-        guidance=guidance,
-        attention="chunk-wise" if chunk_wise else "staged window",
-        clean_refresh=s["clean_refresh"],
-        start_latents=s["prefix_latent_frames"],
-    )
-
-
-def config_of(case: Case) -> Magi1CacheConfig:
-    """The cache's settings of a cached run case."""
-    s = case.settings
-    case.require(first_and_last_step_of_run_full=True)
-    common = {
-        "warmup_steps": s["warmup"],
-        "chunk_threshold": s["chunk_threshold"],
-        "rescale_residual": s["residual_rescale"],
-    }
-    if s["reuse"] == "chunk":
-        middle = {"counts below warmup": 0, "counts 5 to 5 + warmup - 1": 5}[s["warmup_at"]]
-        return Magi1CacheConfig(
-            granularity="chunk", warmup_start=middle, recompute_on_entry=s["whole_calc_when_cross"], **common
-        )
-    ramp = (s["initial_reuse_ratio"], s["final_reuse_ratio"])
-    return Magi1CacheConfig(
-        chunk_phase_updates=s["chunk_phase_steps"],
-        token_threshold=s["token_threshold"],
-        motion_floor=s["weight_floor"],
-        motion_power=s["weight_power"],
-        vote=min(s["vote_more_than_frames"] / s["chunk_width"], 0.99) if s["vote"] else None,
-        max_reuse_ratio=s["max_reuse_ratio"],
-        distance_per_token=s["distance_mode"] == "token",
-        weights_once=s["weights_once"],
-        reuse_ramp=None if None in ramp else ramp,
-        **common,
-    )
-
-
-def texts_of(case: Case, chunks: int, given_chunks: int) -> RunTexts:
-    """Texts of all chunks: the stored beginning of the caption, zeros behind it, special tokens in front."""
-    s = case.settings
-    case.require(negative_special_tokens=[], caption_length=MAX_TOKENS, null_tokens=NULL_TOKENS)
-    stored = case.input("caption_embs")[0, 0]
-    caption = torch.zeros(MAX_TOKENS, stored.shape[1])
-    caption[: len(stored)] = stored
-    options = options_of(s["special_tokens"], special_tokens_from(case.input("tokens")))
-    null = case.weights()[NULL_CAPTION].float()
-    valid = int(case.input("caption_mask").sum())
-    return run_texts(caption, options, null, chunks, prefix_chunks=given_chunks, valid=valid)
 
 
 class Sampling:
@@ -125,18 +50,20 @@ class Sampling:
         settings = settings_of(case, chunk_wise=config is not None)
         self.plan: Plan = build_plan(settings)
         network = build(case)
-        self.adapter = Magi1Adapter(network, attention)
         self.per_frame = (s["latent_h"] // 2) * (s["latent_w"] // 2)
         sizes = network.config
         store = KVCache(sizes.num_layers, 0, sizes.kv_dim, network.dtype, torch.device("cpu"))
         policy = Magi1Policy(config, self.plan, case.quirks) if config is not None else None
-        compression = _compression(s["kv_compression"]) if s.get("kv_compression") else None
+        compression = compression_of(case) if s.get("kv_compression") else None
         self.run = RecordedRun(self.plan, store, policy, network.embed, case.quirks, compression)
         self.run.recording = self.recording = Recording()
         self.run.allocate(self.per_frame)
         self.times = time_table(s["steps"], shift=s["shift"], shortcut=s["shortcut_mode"])
         self.run_texts = texts_of(case, len(self.plan.windows[0].chunks), settings.given_chunks)
         self.texts = {chunk: text[:count] for chunk, (text, count) in enumerate(self.run_texts.text)}
+        null, count = self.run_texts.null[0]
+        null_text = null[:count] if s.get("negative_special_tokens") else None
+        self.adapter = Magi1Adapter(network, attention, null_text)
 
     def record(self) -> Recording:
         window, noise = self.plan.windows[0], self.case.input("noise")
@@ -253,7 +180,7 @@ class Sampling:
 
 def original(case: Case) -> dict[str, Any]:
     """A run without reuse: latents, velocities, finished chunks and what happened in every step."""
-    case.require(extra_clean_chunk="at the first inner step of a stage with a finished chunk", clean_refresh=True)
+    case.expect(extra_clean_chunk="at the first inner step of a stage with a finished chunk", clean_refresh=True)
     sampling = Sampling(case)
     recording = sampling.record()
     velocities = {row: next(iter(made.values())) for row, made in recording.velocities.items()}
@@ -300,7 +227,9 @@ def cached(case: Case) -> dict[str, Any]:
     }
     for name in by_chunk.keys() & case.outputs.keys():
         places = [tuple(map(int, key.split("."))) for key in case.outputs[name].names()]
-        results[name] = {f"{row:03d}.{chunk}": by_chunk[name][row][chunk] for row, chunk in places}
+        # a chunk that is reused where the stored one was computed has no velocity
+        made = ((row, chunk, by_chunk[name].get(row, {}).get(chunk)) for row, chunk in places)
+        results[name] = {f"{row:03d}.{chunk}": value for row, chunk, value in made if value is not None}
     if "kept" in case.outputs:
         made = enumerate(recording.kept.values())
         results["kept"] = {f"{i}.layer{n}": k.to(torch.int32) for i, layers in made for n, k in enumerate(layers)}
@@ -309,21 +238,15 @@ def cached(case: Case) -> dict[str, Any]:
     return _until_decisions_differ(case, results) if case.compare else results
 
 
-def _compression(settings: Mapping[str, Any]) -> Compression:
-    return Compression(
-        cache_chunks=settings["cache_chunks"],
-        keep=settings["strategy"],
-        queries=settings["query"],
-        importance_share=settings["mix_lambda"],
-        emphasis=EMPHASES[settings["position_weight"]],
-    )
-
-
 def _repaired(case: Case) -> bool:
     """Whether the reference ran with its sparse forward and its last step repaired from outside. In those records the
-    sparse forwards go past its count, and the masks are gone in the last step.
+    sparse forwards go past its count, and the masks are gone in the last step. The run's file says so; one that does
+    not is taken for repaired where its quirks do not show the defect.
     """
-    return "sparse_kv_range" not in case.quirks
+    try:
+        return bool(case.folder.arrays(case.file("arrays")).settings()["corrections"])
+    except (CaseError, KeyError):
+        return "sparse_kv_range" not in case.quirks
 
 
 def _until_decisions_differ(case: Case, results: dict[str, Any]) -> dict[str, Any]:
@@ -360,13 +283,20 @@ def _mask(decision: Decision) -> Tensor:
     return torch.full((decision.total,), decision.phase == "token" and not decision.computed, dtype=torch.uint8)
 
 
+_MADE = frozenset({"torch_seed"})
+"""How the stored noise was drawn."""
+_OF_ONE_PASS = frozenset({"history_share", "nearly_clean_threshold"})
+"""Told of three passes too."""
+
 KINDS = {
-    "run.original": Kind(original),
+    "run.original": Kind(original, told=_MADE | _OF_ONE_PASS),
     "run.motioncache": Kind(
         cached,
         quirks=frozenset(
             {
+                METRIC_IN_BF16,
                 PREFIX_NOISE,
+                WHOLE_CALC_IDS,
                 "ratio_progress_over_run",
                 "ratio_ties",
                 "sparse_kv_range",
@@ -375,5 +305,6 @@ KINDS = {
             }
         ),
         restrictions=(UNTIL_A_DECISION_DIFFERS,),
+        told=_MADE,
     ),
 }

@@ -12,11 +12,20 @@ from motioncache_core.plan import Call, Part, Plan
 from ..check import Kind
 from ..folder import Case
 
+_FORMULAS = {
+    "sd3": "u^2, then (u/shift) / (1 + (1/shift - 1) u)",
+    "square": "u^2",
+    "piecewise": "u < 0.875: u * 0.5/0.875, else 0.5 + (u - 0.875) * 4",
+    "identity": "u",
+}
+_GRID = "12 steps: {0, 1/16, 1/8} (mode 16,16,8) or {0, 1/8, 3/16} plus k/4; else linspace(0, 1, steps + 1)"
+_INTERVALS = "steps % 3 == 0: repeat (1,1,2) in mode 16,16,8, else (2,1,1); otherwise all 1"
+
 
 def timesteps(case: Case) -> dict[str, list[float]]:
     """Times, and relative lengths of the steps."""
     s = case.settings
-    case.require(arithmetic="float32")
+    case.expect(arithmetic="float32", formula=_FORMULAS[s["t_schedule"]], grid=_GRID, interval_rule=_INTERVALS)
     times = time_table(s["steps"], s["t_schedule"], s["shift"] or 1.0, s["shortcut_mode"])
     return {"t": list(times), "interval": list(intervals(s["steps"], s["shortcut_mode"]))}
 
@@ -36,7 +45,7 @@ def sequences(case: Case) -> dict[str, list[int]]:
 def run(case: Case) -> dict[str, Any]:
     """Everything that a run hands to its model, step by step, told from the plan alone."""
     s = case.settings
-    case.require(nearly_clean_compare="float32 time against the double 0.3")
+    case.expect(nearly_clean_compare="float32 time against the double 0.3", model="returns zeros")
     settings = SamplingSettings(
         frames=(s["chunks"] * s["chunk_width"] - s["prefix_latent_frames"]) * TEMPORAL,
         steps=s["steps"],
@@ -74,10 +83,7 @@ class _Told:
         self.plan, self.settings = plan, settings
         self.window = plan.windows[0]
         self.inner_steps = settings.steps // settings.window_chunks
-        self.intervals = {stride_of(settings.steps, length): length for length in intervals(settings.steps)}
-        self.intervals |= {
-            stride_of(settings.steps, length): length for length in intervals(settings.steps, settings.shortcut)
-        }
+        self.intervals = intervals(settings.steps, settings.shortcut)
 
     def step(self, row: int) -> dict[str, Any]:
         calls = [call for call in self.plan.calls if call.row == row]
@@ -103,7 +109,7 @@ class _Told:
             "denoise_step_of_each_chunk": done,
             **self._shown(parts),
             "distill_nearly_clean_chunk": "text alone" in dict(denoise.parts[0].branches),
-            "distill_interval": self.intervals[denoise.parts[0].stride],
+            "distill_interval": self._interval(denoise.parts[0], inner),
             "mask_chunk_of_row": self._texts(parts),
         }
         given = [call for call in calls if call.kind == "context"]
@@ -127,8 +133,12 @@ class _Told:
 
     def _extraction(self, calls: list[Call]) -> dict[str, Any]:
         parts = [part for call in calls for part in call.parts]
-        interval = self.intervals[parts[0].stride]
-        return {"chunks": len(parts), **self._shown(parts), "distill_interval": interval}
+        return {"chunks": len(parts), **self._shown(parts), "distill_interval": self._interval(parts[0], 0)}
+
+    def _interval(self, part: Part, inner: int) -> float:
+        """Relative length of a stage's step; 0 if the plan tells the network another length."""
+        interval = self.intervals[inner]
+        return interval if part.stride == stride_of(self.plan.steps, interval) else 0.0
 
     def _emission(self, denoise: Call) -> dict[str, Any]:
         oldest = denoise.parts[0]

@@ -7,29 +7,45 @@ from typing import Any
 
 import torch
 
-from motioncache_core.models.magi1.architecture import NULL_CAPTION
+from motioncache_core.models.magi1.architecture import NULL_CAPTION, NULL_TEXT_TOKENS
 from motioncache_core.models.magi1.captions import PASSES, clean_caption
 from motioncache_core.models.magi1.text import (
+    END_TOKEN,
     MAX_TOKENS,
-    NULL_TOKENS,
+    PAD_TOKEN,
     PREPENDED,
     options_of,
-    run_texts,
     special_tokens_from,
 )
 
 from ..check import Kind
 from ..compare import Restricted
 from ..folder import Case, CaseError
+from .texts import run_texts
 
 INSIDE_MASK = "only positions inside the mask"
 KNOWN_TAIL = "y_tail of row 0: only the last of the 4 positions"
 
 
+_RULES = {
+    "tokens_file": "sampling/special_tokens.npz, used as float16",
+    "prepend_rule": "one after the other, each in front of what is there, cut at 800; the mask gets a 1 per token",
+    "duration_index": "other_tokens[7 + min(chunks still to come, 7)]",
+    "null_mask_rule": "the first 50, whatever is prepended",
+    "prefix_chunk_rule": "chunks of the prefix carry the null text with mask 0",
+    "empty_mask_rule": "if the input mask is empty both rows are the null text with its mask",
+}
+
+
 def captions(case: Case) -> dict[str, list[dict[str, str]]]:
     """Rows of prompts, cleaned once and twice."""
-    case.require(passes=PASSES)
     prompts = [row["prompt"] for row in case.input("prompts")]
+    case.expect(
+        passes=PASSES,
+        rows=len(prompts),
+        fields="prompt, once (one pass), cleaned (two passes)",
+        html="entities unescaped twice, tags removed by an HTML parser",
+    )
     rows = [{"prompt": p, "once": clean_caption(p, passes=1), "cleaned": clean_caption(p)} for p in prompts]
     return {"once": rows, "cleaned": rows}
 
@@ -37,8 +53,15 @@ def captions(case: Case) -> dict[str, list[dict[str, str]]]:
 def padded(case: Case) -> dict[str, Any]:
     """Texts and masks of all chunks, row 0 with prompt, row 1 without; first and last positions of them."""
     s = case.settings
-    case.require(caption_length=MAX_TOKENS, null_tokens=NULL_TOKENS, prepend_order=list(PREPENDED))
     head = case.input("caption_head")[0, 0]
+    behind = case.input("caption_tail").shape[2] if "caption_tail" in case.inputs else 0
+    case.expect(
+        caption_length=MAX_TOKENS,
+        caption_positions_stored=f"first {len(head)}" + (f" and last {behind}" if behind else ""),
+        null_tokens=NULL_TEXT_TOKENS,
+        prepend_order=list(PREPENDED),
+        **_RULES,
+    )
     caption = torch.zeros(MAX_TOKENS, head.shape[1])
     caption[: len(head)] = head
     if "caption_tail" in case.inputs:
@@ -86,13 +109,20 @@ def t5(case: Case) -> dict[str, Restricted]:
         "is_gated_act": True,
         "model_type": "t5",
     }
+    ids = case.input("input_ids")
+    case.expect(
+        length=ids.shape[1],
+        pad_id=PAD_TOKEN,
+        eos_id=END_TOKEN,
+        tied="encoder.embed_tokens.weight = shared.weight",
+    )
     network = T5(config, torch.float32, "cpu", comfy.ops.disable_weight_init)
     network.load_state_dict(case.weights())
     inside = case.input("mask").bool()
     valid = int(inside.sum())
     if valid != case.settings["valid"] or not inside[0, :valid].all():
         raise CaseError(f"the mask counts {valid} tokens, the settings {case.settings['valid']} in front")
-    encoded, _ = network(case.input("input_ids")[:, :valid].long(), None)
+    encoded, _ = network(ids[:, :valid].long(), None)
     positions = case.settings["out_positions_stored"]
     out = torch.zeros(1, max(positions, valid), encoded.shape[2])
     out[:, :valid] = encoded
@@ -100,7 +130,7 @@ def t5(case: Case) -> dict[str, Restricted]:
 
 
 KINDS = {
-    "text.clean_caption": Kind(captions),
-    "text.pad": Kind(padded, restrictions=(KNOWN_TAIL,)),
+    "text.clean_caption": Kind(captions, told=frozenset({"ftfy"})),
+    "text.pad": Kind(padded, restrictions=(KNOWN_TAIL,), told=frozenset({"num_frames", "chunk_width"})),
     "text.t5": Kind(t5, restrictions=(INSIDE_MASK,)),
 }

@@ -34,7 +34,7 @@ class Passes:
 
 def forward(case: Case) -> dict[str, Any]:
     """One forward of several chunks without a store."""
-    case.require(kv_cache=False, distilled=False, extra_clean_chunk=False)
+    case.expect(kv_cache=False, distilled=False, extra_clean_chunk=False)
     settings = case.settings
     recorder = Recorder(build(case))
     x, y, mask, times = (case.input(name) for name in ("x", "y", "xattn_mask", "t"))
@@ -52,6 +52,12 @@ def forward(case: Case) -> dict[str, Any]:
 def calls(case: Case) -> dict[str, Any]:
     """A sequence of calls on one store, with guidance or the distilled path."""
     settings = case.settings
+    case.expect(
+        nearly_clean_compare="float32 time against the double 0.3",
+        calls_order="as listed, one K/V cache; * in a name is the call",
+        cache_rows="absolute token rows; written when prefix_extraction, extra_clean_chunk or first_chunk > 0, with "
+        "three passes by the history pass only",
+    )
     recorder = Recorder(build(case))
     config = recorder.network.config
     named = {name: reference.names() for name, reference in case.outputs.items()}
@@ -76,9 +82,10 @@ def calls(case: Case) -> dict[str, Any]:
             kept |= {f"meta_{key}": value for key, value in meta.items()}
             result["passes"] |= {f"{name}*{number}.{key}": value for key, value in kept.items()}
             result["meta"] |= {f"{name}*{number}*{key}": value for key, value in meta.items()}
+        written = call["kv_rows_written"]
         for layer in range(config.num_layers):
             if f"{name}*{layer}" in named["kv"]:
-                result["kv"][f"{name}*{layer}"] = _stored(kv, layer, call["kv_rows_written"], config.num_groups)
+                result["kv"][f"{name}*{layer}"] = _stored(kv, layer, written, config.num_groups)
     return {name: {key: value for key, value in result[name].items() if key in named[name]} for name in result}
 
 
@@ -145,10 +152,11 @@ def _writing(lane: list[Item], first: int, per_chunk: int) -> list[Item]:
     return [replace(item, writes=Writes(HISTORY, (first + i) * per_chunk)) for i, item in enumerate(lane)]
 
 
-def _step_length(call: dict[str, Any], settings: dict[str, Any]) -> float:
-    if settings["steps"] == 12:
-        return 4 / call["distill_interval"] * 2
-    return settings["steps"] / 4 * 2
+def _step_length(call: dict[str, Any], settings: dict[str, Any]) -> float | None:
+    """What a distilled model is told about the length of its steps."""
+    if not settings.get("distilled", True):
+        return None
+    return 4 / call["distill_interval"] * 2 if settings["steps"] == 12 else settings["steps"] / 4 * 2
 
 
 def _combined(

@@ -6,19 +6,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from motioncache_core.models.magi1.prefix import continued_frames, fit_frames, frames_at_rate
+from motioncache_core.models.magi1.prefix import ASPECTS, fit_frames
 from motioncache_core.models.magi1.vae import AttentionFunction, Magi1Vae, sample
 from motioncache_core.models.magi1.vae_config import config_from
 from motioncache_core.models.magi1.vae_tiling import ONE_FRAME_QUIRK, SCALE_FACTOR, TiledVae, Tiling
 
 from ..check import Kind
 from ..folder import Case, CaseError
+from .continuation import continued_frames, frames_at_rate
+
+_SELECTIONS = {
+    "first": "first 32 frames",
+    "last": "after conversion to fps: the last whole seconds, at most 5; the last single frame if shorter than 1 s",
+}
 
 
 def encode(case: Case) -> dict[str, Tensor]:
     """Moments of one tile, their mean, and a draw with the stored noise."""
-    _require(case, sample="mean + exp(0.5 clamp(logvar, -30, 20)) * noise")
-    case.require(single_image_rule="the frame is repeated 4 times" if case.settings["single_image"] else None)
+    _expect(case, sample="mean + exp(0.5 clamp(logvar, -30, 20)) * noise", shape=list(case.input("video_u8").shape))
+    case.expect(single_image_rule="the frame is repeated 4 times" if case.settings["single_image"] else None)
     network = _network(case)
     moments = network.moments(_video(case))
     if case.settings["single_image"]:
@@ -32,31 +38,37 @@ def encode(case: Case) -> dict[str, Tensor]:
 
 def decode(case: Case) -> dict[str, Tensor]:
     """Pixels of one tile."""
-    _require(case, latent_dtype="float32")
-    case.require(single_image_rule="first frame only" if case.settings["single_image"] else None)
-    single = case.settings["single_image"]
-    return {"video": _network(case, decoding=True).decode(case.input("latent"), single_image=single)}
+    latent, single = case.input("latent"), case.settings["single_image"]
+    _expect(case, latent_dtype="float32", shape=list(latent.shape))
+    case.expect(single_image_rule="first frame only" if single else None)
+    video = _network(case, decoding=True).decode(latent, single_image=single)
+    case.expect(out_frames=video.shape[2])
+    return {"video": video}
 
 
 def tiled_encode(case: Case) -> dict[str, Tensor]:
     """Latents of a video in tiles."""
-    _require(case, blend="in place, against neighbours that are already blended")
-    case.require(single_frame_tile="repeated 4 times")
+    _expect(case, blend="in place, against neighbours that are already blended")
+    case.expect(single_frame_tile="repeated 4 times")
     video = _video(case)
-    return {"latent": TiledVae(_network(case), _tiling(case, video)).encode(video)}
+    latent = TiledVae(_network(case), _tiling(case, video)).encode(video)
+    case.expect(out_shape=list(latent.shape))
+    return {"latent": latent}
 
 
 def tiled_decode(case: Case) -> dict[str, Tensor]:
     """Pixels of a video in tiles."""
-    _require(case, blend="against the raw neighbours")
+    _expect(case, blend="against the raw neighbours")
     latent = case.input("latent")
     network = _network(case, decoding=True)
-    return {"video": TiledVae(network, _tiling(case, latent)).decode(latent, quirks=case.quirks)}
+    video = TiledVae(network, _tiling(case, latent)).decode(latent, quirks=case.quirks)
+    case.expect(out_shape=list(video.shape))
+    return {"video": video}
 
 
 def prefix_latent(case: Case) -> dict[str, Tensor]:
     """Scaled latents of frames, as a run starts from them."""
-    _require(case, scale_factor=SCALE_FACTOR, rule="mean(encode(u8 / 127.5 - 1)) * scale_factor")
+    _expect(case, scale_factor=SCALE_FACTOR, rule="mean(encode(u8 / 127.5 - 1)) * scale_factor")
     frames = case.input("video_thwc_u8").movedim(-1, 0).unsqueeze(0)
     video = (frames.float() / 127.5 - 1).to(_dtype(case))
     return {"latent": TiledVae(_network(case), _tiling(case, video)).encode(video) * SCALE_FACTOR}
@@ -65,9 +77,9 @@ def prefix_latent(case: Case) -> dict[str, Tensor]:
 def frames(case: Case) -> dict[str, Tensor]:
     """Bytes of the frames of a scaled chunk."""
     rule = "clamp(decode(chunk / scale_factor) * 127.5 + 127.5, 0, 255), truncated to uint8"
-    _require(case, scale_factor=SCALE_FACTOR, rule=rule)
+    _expect(case, scale_factor=SCALE_FACTOR, rule=rule)
     chunk = case.input("chunk") / SCALE_FACTOR
-    video = TiledVae(_network(case, decoding=True), _tiling(case, chunk)).decode(chunk)
+    video = TiledVae(_network(case, decoding=True), _tiling(case, chunk)).decode(chunk, quirks=case.quirks)
     return {"frames_tchw_u8": (video[0] * 127.5 + 127.5).clamp(0, 255).to(torch.uint8).movedim(1, 0)}
 
 
@@ -76,6 +88,8 @@ def preprocess_image(case: Case) -> dict[str, Tensor]:
     from PIL import Image
 
     s = case.settings
+    given = s.get("aspect_given", s["aspect"])
+    case.expect(aspect=given if given in ASPECTS else "fit")  # the reference stretches where it does not know the word
     with Image.open(case.input("file")) as picture:
         pixels = torch.from_numpy(np.array(picture.convert("RGB")))
     if tuple(pixels.shape[:2]) != (s["input_height"], s["input_width"]):
@@ -88,7 +102,7 @@ def preprocess_video(case: Case) -> dict[str, Tensor]:
     import av
 
     s = case.settings
-    case.require(aspect="fit", max_seconds=None if s["select"] == "first" else 5)
+    case.expect(aspect="fit", max_seconds=None if s["select"] == "first" else 5)
     with av.open(str(case.input("file"))) as file:
         stream = file.streams.video[0]
         decoded = list(file.decode(stream))
@@ -97,23 +111,27 @@ def preprocess_video(case: Case) -> dict[str, Tensor]:
         pixels = torch.from_numpy(np.stack([frame.to_ndarray(format="rgb24") for frame in decoded]))
     shown = frames_at_rate(times, end, s["fps"])
     kept = [shown[i] for i in continued_frames(len(shown), s["fps"], s["select"])]
+    case.expect(frames=len(kept), rule=_SELECTIONS[s["select"]])
     return {"frames": _bytes(fit_frames(pixels[kept].float() / 255, s["width"], s["height"]))}
 
 
+_SCALER = frozenset({"scaler"})
+"""What resized the stored pixels; ours is another one, which the tolerance allows for."""
+
 KINDS = {
-    "vae.encode": Kind(encode),
+    "vae.encode": Kind(encode, told=frozenset({"sample_seed"})),
     "vae.decode": Kind(decode),
     "vae.tiled_encode": Kind(tiled_encode),
     "vae.tiled_decode": Kind(tiled_decode, quirks=frozenset({ONE_FRAME_QUIRK})),
     "vae.prefix_latent": Kind(prefix_latent),
-    "vae.frames": Kind(frames),
-    "vae.preprocess_image": Kind(preprocess_image),
-    "vae.preprocess_video": Kind(preprocess_video),
+    "vae.frames": Kind(frames, quirks=frozenset({ONE_FRAME_QUIRK})),
+    "vae.preprocess_image": Kind(preprocess_image, told=_SCALER),
+    "vae.preprocess_video": Kind(preprocess_video, told=_SCALER),
 }
 
 
-def _require(case: Case, **facts: object) -> None:
-    case.require(input="u8 / 127.5 - 1, then cast", temporal_overlap=0, **facts)
+def _expect(case: Case, **facts: object) -> None:
+    case.expect(input="u8 / 127.5 - 1, then cast", temporal_overlap=0, **facts)
 
 
 def _dtype(case: Case) -> torch.dtype:
@@ -157,7 +175,8 @@ def _tiling(case: Case, volume: Tensor) -> Tiling:
     """The case's tiles; without tiling in space one tile covers the volume."""
     s = case.settings
     blend = {"as dtype": _dtype(case), "float32, rounded once": torch.float32}[s.get("blend_dtype", "as dtype")]
+    tiles = Tiling(s["tile_frames"], s["tile_h"], s["tile_w"], s["spatial_overlap"], blend)
     if s.get("spatial_tiling", True):
-        return Tiling(s["tile_frames"], s["tile_h"], s["tile_w"], s["spatial_overlap"], blend)
+        return tiles
     side = case.config["patch_size"]
     return Tiling(s["tile_frames"], volume.shape[3] * side, volume.shape[4] * side, 0.0, blend)

@@ -14,7 +14,17 @@ from motioncache_core.models.skyreels_v2.adapter import BranchRow, NetworkRun, S
 from ..compare import Restricted
 from ..folder import Case, CaseError
 from .network import build, dtype_of
-from .transformer import call_of, frame_rates
+from .transformer import call_of, expect_shape, frame_rates
+
+_CALLS = {
+    False: ["prompt", "negative"],
+    True: ["even: context as stored", "odd: the two samples of context swapped"],
+}
+_STORES = {
+    False: "one set per branch, kept from row to row, new at the start of an iteration",
+    True: "one set per call of the row (even, odd), kept from row to row",
+}
+"""By whether a row makes two calls of the same samples."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,15 @@ def forward(case: Case) -> dict[str, Tensor | Restricted]:
     """Every row's outputs by branch, zero where a group did not run, and which groups ran."""
     s = case.settings
     rows, branches = list(_rows(case)), _branches(case)
+    expect_shape(case, rows[0].x, rows[0].timesteps)
+    case.expect(
+        rows=len(rows),
+        calls_per_row=_CALLS["out_odd" in branches],
+        kv_buffers=_STORES["out_odd" in branches],
+        finished_group_rule="a group with updates_per_group updates is not forwarded again, its K/V stay",
+        last_group_rule="groups up to the last one with an update in the row",
+        overlap_group_rule="in an iteration with an overlap group, group 0 is forwarded in row 0 only",
+    )
     adapter = build(case)
     outputs: dict[str, list[Tensor]] = {name: [] for name in branches}
     forwarded = []
@@ -64,8 +83,9 @@ def forward(case: Case) -> dict[str, Tensor | Restricted]:
 def _rows(case: Case) -> Iterator[_Row]:
     """The rows, whether the case stores several, one, or a batch."""
     x, t = case.input("x").to(dtype_of(case)), case.input("t")
+    told = case.settings.get("update_mask")
     if "update_mask" not in case.inputs:
-        if case.settings.get("update_mask") != "all true" or case.settings["rows"] != 1:
+        if told != "all true" or case.settings["rows"] != 1:
             raise CaseError("without an input update_mask there must be one row and 'update_mask': 'all true'")
         yield _Row(0, 0, x, t if t.ndim == 2 else t[None], torch.ones(x.shape[2], dtype=torch.bool))
         return

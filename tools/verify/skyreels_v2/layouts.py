@@ -10,6 +10,7 @@ from typing import Any
 
 from motioncache_core.models.skyreels_v2 import layout
 from motioncache_core.models.skyreels_v2.architecture import FPS_KEYS, VARIANTS, Variant, expected_keys
+from motioncache_core.stored_layout import FP8, PREFIXES
 from motioncache_core.weight_files import shard_stem
 
 
@@ -17,10 +18,10 @@ def layouts() -> dict[str, Any]:
     """Layout -> how it is recognised."""
     by_name = {variant.name.removeprefix("SkyReels-V2-"): variant for variant in VARIANTS}
     small, large, plain = (_stem(by_name[n]) for n in ("DF-1.3B-540P", "DF-14B-540P", "DF-14B-720P"))
-    _, comfyui, _, bare, *_ = layout._PREFIXES
+    _, comfyui, _, bare, *_ = PREFIXES
     text_encoders, vae, *_ = layout._COMPANIONS
     old_scale, new_scale = layout._WEIGHT_SCALES
-    e4m3fn, e5m2 = layout.FP8.values()
+    e4m3fn, e5m2 = FP8.values()
     mark, quant, old_input = layout._FP8_MARK, layout._QUANT_MARK, layout._INPUT_SCALES[0]
     patches, norm = "patch_embedding.weight", _used("blocks.0.norm3.weight").split(".")[2]
     return {

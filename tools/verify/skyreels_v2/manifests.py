@@ -9,9 +9,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from motioncache_core.models.skyreels_v2 import architecture, companions
+from motioncache_core.models.skyreels_v2 import architecture
 from motioncache_core.models.skyreels_v2.architecture import VARIANTS, Variant
 
+from ... import wan_companions as companions
 from ..folder import Case
 from .layouts import layouts
 
@@ -31,14 +32,19 @@ def keys(case: Case) -> dict[str, Any]:
     lists = [architecture.expected_keys(variant.config) for variant in VARIANTS]
     lists += [vae, companions.umt5_keys()]
     lists += [{there: vae[here] for there, here in companions.vae_diffusers_map().items()}]
+    case.expect(entry="key: [shape, dtype]")
     return _closest(case, [{key: [list(shape), "float32"] for key, shape in shapes.items()} for shapes in lists])
 
 
 def names(case: Case) -> dict[str, Any]:
     """Keys of one layout under the names of another."""
-    maps = [architecture.diffusers_map(variant.config) for variant in VARIANTS]
-    maps += [architecture.diffusers_template(), companions.vae_diffusers_map(), companions.umt5_transformers_map()]
-    return _closest(case, maps)
+    lists = [architecture.expected_keys(variant.config) for variant in VARIANTS]
+    maps = [{architecture.official_to_diffusers(key): key for key in keys} for keys in lists]
+    template = architecture.diffusers_template()
+    maps += [template, companions.vae_diffusers_map(), companions.umt5_transformers_map()]
+    made = _closest(case, maps)
+    case.expect(entry="key there: official key", template=template in made.values())
+    return made
 
 
 def facts(case: Case) -> dict[str, Any]:
@@ -56,7 +62,9 @@ def _closest(case: Case, candidates: Sequence[Mapping[str, Any]]) -> dict[str, A
 
         return dict(max(candidates, key=shared))
 
-    return {name: nearest(reference.load()) for name, reference in case.outputs.items()}
+    made = {name: nearest(reference.load()) for name, reference in case.outputs.items()}
+    case.expect(entries=sum(map(len, made.values())))
+    return made
 
 
 def _variants() -> dict[str, Any]:

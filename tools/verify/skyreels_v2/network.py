@@ -11,6 +11,9 @@ from motioncache_core.models.skyreels_v2.checkpoint import fps_delta
 from ..folder import Case
 
 _ARGUMENTS = ("dim", "ffn_dim", "freq_dim", "text_dim", "num_heads", "num_layers", "in_dim", "out_dim")
+_WIDENED = "bfloat16 values used as float32"
+FRAME_RATES = (16, 24)
+"""Frames a second by the index that a model is given."""
 _OPTIONAL = ("text_len", "eps", "qk_norm", "cross_attn_norm")
 
 
@@ -25,6 +28,7 @@ def build(case: Case) -> SkyReelsV2Adapter:
     from comfy.ldm.wan.model import WanModel
 
     config, dtype = case.config, dtype_of(case)
+    case.expect(weights_rule=_WIDENED, context_rule=_WIDENED)
     arguments = {name: config[name] for name in _ARGUMENTS}
     arguments |= {name: config[name] for name in _OPTIONAL if name in config}
     arguments["patch_size"] = tuple(config.get("patch_size", (1, 2, 2)))

@@ -13,17 +13,21 @@ from motioncache_core.events import CallEvent, Decision
 from motioncache_core.kv_cache import KVCache
 from motioncache_core.loop import RunState, begin_window, clean_prediction, history_latents, run_window
 from motioncache_core.models.skyreels_v2.adapter import BranchRow, NetworkRun, SkyReelsV2Adapter
-from motioncache_core.models.skyreels_v2.plan import SamplingSettings, build_plan
+from motioncache_core.models.skyreels_v2.plan import SamplingSettings, build_plan, latent_length
 from motioncache_core.models.skyreels_v2.policy import SkyReelsV2Policy
 from motioncache_core.plan import Call, Plan, Window
 
 from ..compare import Restricted
 from ..folder import Case
-from .network import Tap, build, dtype_of
+from .network import FRAME_RATES, Tap, build, dtype_of
 from .records import GroupEvent, arrays_of, records_of, statistics
 from .units import WEIGHT_NORMS, coefficients_of
 
 LAST_WINDOW_ONLY = "final_latents_* of the last iteration only"
+_VAE = (
+    "linear stand-in: decode = vae_decode on channels, each latent pixel 8x8, first latent 1 frame, others 4, clamp to "
+    "[-1,1]; encode = means over the same, then vae_encode"
+)
 _ROLES = (("positive", 0, 0), ("negative", 0, 0))
 
 
@@ -45,10 +49,16 @@ class _Recording:
 
 def run(case: Case) -> dict[str, object]:
     """Everything that the run's files store."""
-    case.require(
+    case.expect(
         solver="unipc order 2 bh2, one per latent frame",
         teacache_coefficients_order="highest power first",
         weights_from="hidden state after the last block",
+        weights_apply="from the group's next update on; 1 before",
+        distance_mode=frozenset({"global", "token"}),
+        distance_clamp=None,
+        vae=_VAE,
+        condition_frames="init_latents_1 already holds the encoded overlap; the noised condition frames of iteration 1 "
+        "are frames [0,overlap) of x at its first row",
     )
     recording = _Run(case).record()
     events = sorted(recording.events, key=lambda event: event.place)
@@ -78,11 +88,12 @@ class _Run:
         self.dtype = dtype_of(case)
         self.adapter: SkyReelsV2Adapter = build(case)
         self.plan: Plan = build_plan(_sampling_settings(case))
+        _agree(case, self.plan)
         self.context = torch.cat([case.input("prompt"), case.input("negative")]).to(self.dtype)
         network, s = self.adapter.network, self.settings
         patch = network.patch_size
         per_frame = -(-s["latent_h"] // patch[1]) * -(-s["latent_w"] // patch[2])
-        tokens = self.plan.largest_window * per_frame
+        tokens = self.plan.stored_frames * per_frame
         store = KVCache(len(network.blocks), tokens, network.dim, self.dtype, torch.device("cpu"))
         policy = SkyReelsV2Policy(_cache_config(case), case.quirks) if s["token_cache"] else None
         self.memory = NetworkRun(store, policy)
@@ -159,6 +170,24 @@ class _Run:
         return torch.einsum("cr,brfhw->bcfhw", encode, video)
 
 
+def _agree(case: Case, plan: Plan) -> None:
+    """Note what a case tells of its run that is not what its settings make of it."""
+    s = case.settings
+    rows, columns = (-(-s.get(name, 0) // 2) for name in ("latent_h", "latent_w"))
+    window, overlap = (latent_length(s[f"{name}_frames"]) for name in ("window", "overlap"))
+    case.expect(
+        latent_frames=plan.latent_frames,
+        window_latent_frames=window,
+        overlap_latent_frames=overlap,
+        groups=frozenset({window // s["block"], min(window, plan.latent_frames) // s["block"]}),
+        overlap_groups=overlap // s["block"],
+        iterations=len(plan.windows),
+        rows_by_iteration=[1 + max(c.row for c in plan.calls if c.window == w.index) for w in plan.windows],
+        tokens_per_group=s["block"] * rows * columns,
+        fps=dict(enumerate(FRAME_RATES)).get(s.get("fps_index")),
+    )
+
+
 def _sampling_settings(case: Case) -> SamplingSettings:
     s = case.settings
     return SamplingSettings(
@@ -176,6 +205,7 @@ def _sampling_settings(case: Case) -> SamplingSettings:
 
 def _cache_config(case: Case) -> CacheConfig:
     s = case.settings
+    voices = s.get("vote_threshold")
     return CacheConfig(
         warmup_steps=s["warmup"],
         chunk_phase_updates=s["phase1_updates"],
@@ -184,6 +214,6 @@ def _cache_config(case: Case) -> CacheConfig:
         motion_floor=s["weight_floor"] or 0.0,
         distance_coefficients=coefficients_of(s),
         weight_norm=WEIGHT_NORMS[s["weight_norm"]],
-        vote=s["vote_threshold"] if s["temporal_vote"] else None,
+        vote=voices if s["temporal_vote"] else None,
         min_update_ratio=s["min_update_ratio"],
     )

@@ -11,7 +11,6 @@ from motioncache_core.models.skyreels_v2.schedule import (
     SIGMA_START,
     TRAIN_TIMESTEPS,
     chunk_sizes,
-    first_step_index,
     rows,
     sigma_table,
     timestep_at,
@@ -27,15 +26,23 @@ def timestep_matrix(case: Case) -> dict[str, Tensor]:
     s = case.settings
     sizes, ready = chunk_sizes(s["latent_frames"], s["block"], s["ready_latent_frames"], case.quirks)
     schedule = rows(s["steps"], len(sizes), ready, s["ar_step"], s["window_latent_frames"] // s["block"])
+    positions = [[row.position(chunk) for chunk in range(len(sizes))] for row in schedule]
     timesteps = timesteps_of(sigma_table(s["steps"], s["shift"]))
+    case.expect(
+        rows=len(schedule),
+        columns=sum(sizes),
+        blocks=len(sizes),
+        window_blocks=s["window_latent_frames"] // s["block"],
+        ready_blocks=ready,
+    )
 
     def by_frame(by_chunk: Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(by_chunk).repeat_interleave(torch.tensor(sizes), dim=1)
 
     return {
-        "step_matrix": by_frame([[timestep_at(p, timesteps) for p in row.positions] for row in schedule]),
-        "step_index": by_frame([row.positions for row in schedule]),
-        "step_update_mask": by_frame([row.steps for row in schedule]),
+        "step_matrix": by_frame([[timestep_at(p, timesteps) for p in row] for row in positions]),
+        "step_index": by_frame(positions),
+        "step_update_mask": by_frame([[i in row.stepping for i in range(len(sizes))] for row in schedule]),
         "valid_interval": torch.tensor([[end * s["block"] for end in row.interval] for row in schedule]),
     }
 
@@ -43,7 +50,7 @@ def timestep_matrix(case: Case) -> dict[str, Tensor]:
 def unipc_table(case: Case) -> dict[str, Tensor]:
     """Noise levels, integer timesteps and the first step."""
     s = case.settings
-    case.require(num_train_timesteps=TRAIN_TIMESTEPS)
+    case.expect(num_train_timesteps=TRAIN_TIMESTEPS)
     if abs(s.get("sigma_start", SIGMA_START) - SIGMA_START) > 1e-6:
         raise CaseError(f"setting sigma_start is {s['sigma_start']}; the core's levels start at {SIGMA_START:.3f}")
     sigmas = sigma_table(s["steps"], s["shift"])
@@ -58,10 +65,17 @@ def unipc_table(case: Case) -> dict[str, Tensor]:
 def unipc_trajectory(case: Case) -> dict[str, Tensor]:
     """The sample after every step, from stored model outputs; stored as float32 whatever the sample's own dtype."""
     s = case.settings
-    case.require(solver="unipc", order=2, solver_type="bh2", lower_order_final=True, corrector_from_step=1)
+    case.expect(
+        solver="unipc",
+        order=2,
+        solver_type="bh2",
+        predict="x0 = sample - sigma * model_output",
+        lower_order_final=True,
+        corrector_from_step=1,
+    )
     sigmas = sigma_table(s["steps"], s["shift"])
     first = first_step_index(timesteps_of(sigmas), case.quirks)
-    case.require(first_index=first)
+    case.expect(first_index=first)
     solver = FlowUniPC(sigmas, case.quirks, first)
     sample = case.input("sample").to(getattr(torch, s["sample_dtype"]))
     outputs = case.input("model_outputs").to(getattr(torch, s["model_output_dtype"]))
@@ -70,3 +84,9 @@ def unipc_trajectory(case: Case) -> dict[str, Tensor]:
         sample = solver.step(sample - sigma * velocity, sample)
         samples.append(sample.float())
     return {"samples": torch.stack(samples)}
+
+
+def first_step_index(timesteps: tuple[int, ...], quirks: frozenset[str] = frozenset()) -> int:
+    """Where stepping starts: 0. Quirk ``first_index_skips``: 1 if the first two timesteps are equal."""
+    repeats = len(timesteps) > 1 and timesteps[0] == timesteps[1]
+    return int(repeats and "first_index_skips" in quirks)

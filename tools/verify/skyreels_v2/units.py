@@ -20,6 +20,7 @@ def frame_diff(case: Case) -> dict[str, Tensor]:
     """Motion weights of a group, and the frame that is kept for the next group."""
     s = case.settings
     output = case.input("output")
+    case.expect(batch=output.shape[0])
     frames = output.unflatten(1, (s["frames"], s["rows"] * s["columns"]))
     weights = motion_weights(
         frames,
@@ -39,9 +40,15 @@ def frame_diff(case: Case) -> dict[str, Tensor]:
 def distance(case: Case) -> dict[str, Tensor]:
     """Polynomial of the time projection's relative change: one number, and one per token."""
     s = case.settings
-    case.require(teacache_coefficients_order="highest power first")
     coefficients = coefficients_of(s)
     now, before = case.input("e0"), case.input("prev_e0")
+    case.expect(
+        teacache_coefficients_order="highest power first",
+        distance_clamp=None,
+        polynomial_dtype={"global": "float64", "per_token": "float32"},
+        batch=now.shape[0],
+        tokens=now.shape[2],
+    )
     clamp = "negative_distance" not in case.quirks
     whole = polynomial(relative_l1(now, before), coefficients, clamp=clamp)
     return {
