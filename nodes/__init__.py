@@ -3,9 +3,11 @@
 from comfy_api.latest import ComfyExtension, io
 
 from . import (
+    begin,
     cache,
     evaluate,
     loaders,
+    long_video,
     magi1_loaders,
     magi1_prompts,
     magi1_sampling,
@@ -16,6 +18,8 @@ from . import (
     prompts,
     report,
     sampling,
+    storyboard,
+    takes,
 )
 from .host import routes
 
@@ -28,8 +32,12 @@ NODES: list[type[io.ComfyNode]] = [
     *cache.NODES,
     *sampling.NODES,
     *magi1_sampling.NODES,
+    *begin.NODES,
+    *storyboard.NODES,
+    *takes.NODES,
     *prompts.NODES,
     *preview.NODES,
+    *long_video.NODES,
     *report.NODES,
     *evaluate.NODES,
 ]

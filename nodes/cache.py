@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import get_args
+from typing import Any, get_args
 
 from comfy_api.latest import io
 
-from ..motioncache_core.config import (
-    PRESETS_OF_FAMILY,
-    TINY_WORLD_DISTANCES,
-    TINY_WORLD_WIDTH,
-    CacheConfig,
-    ConfigError,
-    Magi1CacheConfig,
-    MotionSource,
-)
+from ..motioncache_core.config import CacheConfig, ConfigError, Magi1CacheConfig, MotionSource
 from ..motioncache_core.models.skyreels_v2.policy import COEFFICIENTS_BY_WIDTH
+from ..motioncache_core.presets import PRESETS_OF_FAMILY, TINY_WORLD_DISTANCES, TINY_WORLD_WIDTH
 from .host.model_support import FAMILY_NAMES, attach_config, family_of, why_not_served
 from .host.notify import notify
 from .host.versions import advanced, search_aliases
@@ -26,6 +19,7 @@ AUTO = "auto (by model)"
 DISTANCES = [AUTO, "time embedding", "patch embedding", "table"]
 MOTION_SOURCES = list(get_args(MotionSource))
 GRANULARITIES = ["token", "chunk", "step", "off"]
+PUBLISHED = CacheConfig()
 PRESET_NAMES = list(dict.fromkeys(name for presets in PRESETS_OF_FAMILY.values() for name in presets))
 
 
@@ -34,7 +28,6 @@ class MotionCacheApply(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        published = CacheConfig()
         return io.Schema(
             node_id="MotionCacheApply",
             display_name="MotionCache",
@@ -53,134 +46,25 @@ class MotionCacheApply(io.ComfyNode):
                         tooltip="Named settings. They set the knobs below; touching a knob makes this 'custom'.",
                     )
                 ),
-                io.Int.Input(
+                _count(
                     "warmup_steps",
-                    default=published.warmup_steps,
-                    min=0,
-                    max=1000,
-                    tooltip="Steps of every chunk that are always computed. More = safer, slower.",
+                    "Steps of every chunk that are always computed, as is the next one. More = safer, slower.",
                 ),
-                io.Float.Input(
+                _threshold(
                     "chunk_threshold",
-                    default=published.chunk_threshold,
-                    min=0.0,
-                    max=10.0,
-                    step=0.0001,
-                    round=False,
-                    tooltip="Change a whole chunk may pile up before it is recomputed. Higher = faster, less exact.",
+                    "Change a whole chunk may pile up before it is recomputed. Higher = faster, less exact, if "
+                    "chunk_phase_updates goes down with it; alone it only makes tokens part later.",
                 ),
-                io.Float.Input(
+                _threshold(
                     "token_threshold",
-                    default=published.token_threshold,
-                    min=0.0,
-                    max=10.0,
-                    step=0.0001,
-                    round=False,
-                    tooltip="Change a token may pile up before it is recomputed. Higher = faster, softer motion.",
+                    "Change a token may pile up before it is recomputed. Higher = faster, softer motion.",
                 ),
-                io.Float.Input(
-                    "motion_floor",
-                    default=published.motion_floor,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Weight of the stillest token, 0 to 1. Lower = still parts are reused longer.",
-                ),
-                io.Float.Input(
+                _share("motion_floor", "Weight of the stillest token, 0 to 1. Lower = still parts are reused longer."),
+                _share(
                     "min_update_ratio",
-                    default=published.min_update_ratio,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="If less than this share of a chunk needs work, all waits. Higher = fewer small passes.",
+                    "If less than this share of a chunk needs work, all waits. Higher = fewer small passes.",
                 ),
-                advanced(
-                    io.Combo.Input(
-                        "granularity",
-                        options=GRANULARITIES,
-                        tooltip="What is decided as one: tokens, whole chunks, or (vanilla sampling) whole steps.",
-                    )
-                ),
-                advanced(
-                    io.Int.Input(
-                        "chunk_phase_updates",
-                        default=published.chunk_phase_updates,
-                        min=0,
-                        max=1000,
-                        tooltip="Recomputed steps a chunk makes before its tokens part. More = steadier, slower.",
-                    )
-                ),
-                advanced(
-                    io.Combo.Input(
-                        "distance",
-                        options=DISTANCES,
-                        tooltip="What measures a step's change: the timestep (published, 1.3B and 14B), the picture "
-                        "(any weights), or your own table. Thresholds mean something else for each.",
-                    )
-                ),
-                advanced(
-                    io.String.Input(
-                        "distance_table",
-                        default="",
-                        tooltip="For distance 'table': timestep:accumulated distance pairs, e.g. 999:0, 500:0.8, 0:2.1",
-                    )
-                ),
-                advanced(
-                    io.Combo.Input(
-                        "weight_norm",
-                        options=["min-max", "mean", "max"],
-                        tooltip="How differences between frames become weights; only min-max uses the motion floor.",
-                    )
-                ),
-                advanced(
-                    io.Float.Input(
-                        "motion_power",
-                        default=published.motion_power,
-                        min=0.05,
-                        max=20.0,
-                        step=0.05,
-                        tooltip="Above 1 only strong motion counts, below 1 weak motion counts more.",
-                    )
-                ),
-                advanced(
-                    io.Float.Input(
-                        "vote",
-                        default=0.5,
-                        min=0.0,
-                        max=1.0,
-                        step=0.01,
-                        tooltip="A place is recomputed in all frames of a chunk if more than this share needs it. "
-                        "1 turns the vote off: every frame by itself.",
-                    )
-                ),
-                advanced(
-                    io.Float.Input(
-                        "max_reuse_ratio",
-                        default=published.max_reuse_ratio,
-                        min=0.0,
-                        max=1.0,
-                        step=0.01,
-                        tooltip="At most this share of a chunk's tokens is reused in one step. Lower = safer, slower.",
-                    )
-                ),
-                advanced(
-                    io.Combo.Input(
-                        "motion_source",
-                        options=MOTION_SOURCES,
-                        optional=True,
-                        tooltip="Where motion is looked for: as published (still noisy), or in the picture as the "
-                        "model foresees it, which finds what moves from the first steps on.",
-                    )
-                ),
-                advanced(
-                    io.Boolean.Input(
-                        "stretch_reuse",
-                        default=False,
-                        optional=True,
-                        tooltip="MAGI-1 only: what is reused takes the length of the present step, as its steps grow. "
-                        "Closer to the full run; thresholds can be about ten times higher.",
-                    )
-                ),
+                *map(advanced, _advanced_knobs()),
             ],
             outputs=[io.Model.Output(display_name="MODEL")],
             hidden=[io.Hidden.unique_id],
@@ -215,6 +99,84 @@ class MotionCacheApply(io.ComfyNode):
         patched = model.clone()
         attach_config(patched, config)
         return io.NodeOutput(patched)
+
+
+def _advanced_knobs() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "granularity",
+            options=GRANULARITIES,
+            tooltip="What is decided as one: tokens, whole chunks, or (vanilla sampling) whole steps.",
+        ),
+        _count(
+            "chunk_phase_updates",
+            "Recomputed steps a chunk makes before its tokens part. More = steadier, slower.",
+        ),
+        io.Combo.Input(
+            "distance",
+            options=DISTANCES,
+            tooltip="What measures a step's change: the timestep (published, 1.3B and 14B), the picture (any weights), "
+            "or your own table. Thresholds mean something else for each.",
+        ),
+        io.String.Input(
+            "distance_table",
+            default="",
+            tooltip="For distance 'table': timestep:accumulated distance pairs, e.g. 999:0, 500:0.8, 0:2.1",
+        ),
+        io.Combo.Input(
+            "weight_norm",
+            options=["min-max", "mean", "max"],
+            tooltip="How differences between frames become weights; only min-max uses the motion floor.",
+        ),
+        _knob(
+            "motion_power",
+            "Above 1 only strong motion counts, below 1 weak motion counts more.",
+            low=0.05,
+            high=20.0,
+            step=0.05,
+        ),
+        _share(
+            "vote",
+            "A place is recomputed in all frames of a chunk if more than this share needs it. "
+            "1 turns the vote off: every frame by itself.",
+        ),
+        _share(
+            "max_reuse_ratio",
+            "At most this share of a chunk's tokens is reused in one step. Lower = safer, slower.",
+        ),
+        io.Combo.Input(
+            "motion_source",
+            options=MOTION_SOURCES,
+            optional=True,
+            tooltip="Where motion is looked for: as published (still noisy), or in the picture as the model foresees "
+            "it, which finds what moves from the first steps on.",
+        ),
+        io.Boolean.Input(
+            "stretch_reuse",
+            default=False,
+            optional=True,
+            tooltip="MAGI-1 only: what is reused takes the length of the present step, as its steps grow. Closer to "
+            "the full run; thresholds can be about ten times higher.",
+        ),
+    ]
+
+
+def _count(name: str, tooltip: str) -> io.Input:
+    return io.Int.Input(name, default=getattr(PUBLISHED, name), min=0, max=1000, tooltip=tooltip)
+
+
+def _threshold(name: str, tooltip: str) -> io.Input:
+    return _knob(name, tooltip, low=0.0, high=10.0, step=0.0001, round=False)
+
+
+def _share(name: str, tooltip: str) -> io.Input:
+    return _knob(name, tooltip, low=0.0, high=1.0, step=0.01)
+
+
+def _knob(name: str, tooltip: str, low: float, high: float, step: float, **more: Any) -> io.Input:
+    """A number of the settings, as published unless it is touched."""
+    default = getattr(PUBLISHED, name)
+    return io.Float.Input(name, default=default, min=low, max=high, step=step, tooltip=tooltip, **more)
 
 
 def _with_values(preset: io.Combo.Input) -> io.Combo.Input:

@@ -8,8 +8,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..motioncache_core.models.magi1 import text as magi1_text
-from ..motioncache_core.models.magi1.captions import clean_caption
+from ..motioncache_core.models.magi1.captions import clean_caption, ideographs
 from ..motioncache_core.models.magi1.text import fitted_ids, options_of, read_special_tokens
+from .host.checked_inputs import wrong_choice
 from .host.latents import InputError
 from .host.magi1_paths import special_tokens_file
 from .host.model_paths import fingerprint
@@ -47,7 +48,8 @@ class MotionCacheMagi1TextEncode(io.ComfyNode):
                     "text",
                     multiline=True,
                     dynamic_prompts=True,
-                    tooltip="What happens in the video. Brackets, weights and links are taken out.",
+                    tooltip="What happens in the video, in English. Brackets and links are taken out; weights like "
+                    "(cat:1.3) are read as words.",
                 ),
                 io.Boolean.Input(
                     "high_quality", default=True, tooltip="Asks for high quality, as MAGI-1's own settings do."
@@ -73,6 +75,11 @@ class MotionCacheMagi1TextEncode(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, start: str | None, style: str | None) -> bool | str:
+        """Refuse unknown names when the graph is queued."""
+        return wrong_choice(cls, start=start, style=style) or True
+
+    @classmethod
     def fingerprint_inputs(cls, **inputs: Any) -> Any:
         """Encode again when the file of special tokens has come, gone or been replaced."""
         path = special_tokens_file()
@@ -89,6 +96,7 @@ class MotionCacheMagi1TextEncode(io.ComfyNode):
         names += [name for name, on in (("BORDERNESS", borders), ("HQ", high_quality), ("DURATION", duration)) if on]
         options, notices = _special(names)
         caption = clean_caption(text)
+        notices += _lost(text, caption)
         conditioning, left_out, count = _encode(clip, caption, options)
         if left_out:
             longest = magi1_text.MAX_TOKENS
@@ -98,6 +106,17 @@ class MotionCacheMagi1TextEncode(io.ComfyNode):
         else:
             show(node, f"{count} tokens: {caption}")
         return io.NodeOutput(conditioning)
+
+
+def _lost(text: str, caption: str) -> list[str]:
+    """What to tell of a prompt that cleaning left little of."""
+    signs = ideographs(text)
+    if text.strip() and not caption:
+        return ["MAGI-1 reads English; nothing of this prompt is left after cleaning. Write it in English words."]
+    if signs:
+        shown = signs if len(signs) <= 12 else signs[:12] + "…"
+        return [f"MAGI-1 reads English; the characters {shown} are left out. What it gets: {caption}"]
+    return []
 
 
 def _special(names: list[str]) -> tuple[dict[str, Any], list[str]]:

@@ -13,10 +13,11 @@ from ..motioncache_core.overlay import heat, overlay
 from ..motioncache_core.replay import replayed
 from ..motioncache_core.sweep import parse_report
 from ..motioncache_core.trace import Trace
+from .host.board import BOARD
 from .host.latents import SPATIAL
-from .host.live_run import BOARD, LiveRun
+from .host.live_run import HIDDEN, LiveRun, Node
+from .host.outcome import Decisions
 from .host.versions import search_aliases
-from .sampling import Decisions
 
 SHARE, STEP = "share of steps recomputed", "one step"
 PATCH_PIXELS = 2 * SPATIAL
@@ -106,7 +107,7 @@ class MotionCacheMotionMaskPreview(io.ComfyNode):
                     display_name="heat_map", tooltip="Motion of every place, relative within its frame: dark = still."
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=HIDDEN,
             is_output_node=True,
             **search_aliases("heat map", "overlay", "recomputed tokens", "cache visualizer", "motion weights"),
         )
@@ -131,8 +132,7 @@ class MotionCacheMotionMaskPreview(io.ComfyNode):
             masks, movement = fitted(masks, images), fitted(movement, images)
         background = heat(movement) * 0.5 if images is None else images[..., :3]
         drawn = overlay(background, masks, opacity)
-        node_id = cls.hidden.unique_id if cls.hidden is not None else None
-        shown = show_finished(node_id, PREVIEW_ID, decisions, told, images, first)
+        shown = show_finished(Node.of(cls.hidden, PREVIEW_ID), decisions, told, images, first)
         return io.NodeOutput(drawn, masks, heat(movement), ui={"motioncache": [shown]})
 
 
@@ -168,22 +168,21 @@ def fitted(pictures: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
 
 
 def show_finished(
-    node_id: str | None,
-    kind: str,
+    node: Node,
     decisions: Trace,
     report: dict[str, Any] | None,
     images: torch.Tensor | None,
     first: int,
 ) -> dict[str, Any]:
     """Put a finished run on a node's view, with a small picture of every latent frame's last video frame."""
-    state = replayed(decisions, report, uuid.uuid4().hex[:12], node_id or "", kind)
+    state = replayed(decisions, report, uuid.uuid4().hex[:12], node.id or "", node.kind, node.workflow)
     run = LiveRun(state)
     if images is not None:
         small = shrunk(images)
         for lane, (start, stop) in enumerate(state.lane_frames):
             last = [min(first + TEMPORAL * frame, len(small)) - 1 for frame in range(start, stop)]
             run.show(lane, small[last].numpy())
-    if node_id is not None:
+    if node.id is not None:
         BOARD.put(run)
     return run.payload()
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..motioncache_core.prompts import PromptError, load_prompt, prompt_path, save_prompt
+from ..motioncache_core.file_names import file_path, name_problem
+from ..motioncache_core.prompts import load_prompt, save_prompt
 from .host.model_paths import UnknownFileError, fingerprint, prompt_choices, prompt_folder, resolve_prompt
 from .host.versions import search_aliases
 
@@ -50,16 +51,11 @@ class MotionCacheSavePrompt(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, filename: str | None) -> bool | str:
         """Refuse a bad name when the graph is queued, before the text encoder runs."""
-        try:
-            if filename is not None:
-                prompt_path(prompt_folder(), filename, overwrite=True)
-        except PromptError as error:
-            return str(error)
-        return True
+        return name_problem(prompt_folder(), filename) or True
 
     @classmethod
     def execute(cls, conditioning: list, filename: str, overwrite: bool, text: str = "") -> io.NodeOutput:
-        path = prompt_path(prompt_folder(), filename, overwrite=overwrite)
+        path = file_path(prompt_folder(), filename, overwrite=overwrite)
         save_prompt(path, conditioning, text)
         name = path.relative_to(prompt_folder()).as_posix()
         return io.NodeOutput(conditioning, ui=ui.PreviewText(f"Saved as {name}"))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-import logging
 from typing import Any
 
 import comfy.samplers
@@ -18,26 +16,26 @@ from ..motioncache_core.loop import RunState
 from ..motioncache_core.models.skyreels_v2.plan import SamplingSettings, build_plan
 from ..motioncache_core.plan import Plan
 from ..motioncache_core.solvers import SOLVERS
-from ..motioncache_core.trace import Trace
+from .host.checked_inputs import wrong_choice
 from .host.latents import SPATIAL, InputError, check_latents, encode_images
-from .host.live_run import live_run
+from .host.live_run import HIDDEN, Node
 from .host.memory import count_kv_in
 from .host.model_info import for_own_forward
-from .host.model_support import attached_config, why_not_served
+from .host.model_support import refuse_foreign_model
 from .host.notify import notify
-from .host.roles import UnsupportedError, lists_in_use, refuse_unsupported
-from .host.run_settings import KV_PRECISIONS, active_cache, new_report, term_beside_patch
-from .host.runs import PLACES, check_size, listen, run_windows
+from .host.outcome import finished_run, run_outputs
+from .host.roles import lists_in_use, refuse_unsupported
+from .host.run_inputs import seed_input, size_inputs, store_inputs
+from .host.run_settings import KV_PRECISIONS, term_beside_patch
+from .host.runs import check_size, run_windows
 from .host.sampler import AutoregressiveSampler, RunOfSampler
-from .host.session import RunSettings, Session, token_grid
-from .host.thumbnails import latent_colours
+from .host.session import RunSettings, Session
+from .host.skyreels_run import new_run
 from .host.versions import advanced, search_aliases
 
 ATTENTIONS = ["chunk-wise", "vanilla full", "vanilla block-causal"]
-HISTORIES = ["latents", "re-encode with VAE"]
-Decisions = io.Custom("MOTIONCACHE_DECISIONS")
-
-logger = logging.getLogger(__name__)
+LATENTS, REENCODE, SLIDING = "latents", "re-encode with VAE", "sliding window"
+HISTORIES = [LATENTS, REENCODE, SLIDING]
 
 
 def schedule_inputs() -> list[io.Input]:
@@ -95,21 +93,34 @@ def schedule_inputs() -> list[io.Input]:
             )
         ),
         advanced(io.Combo.Input("solver", options=list(SOLVERS), tooltip="unipc is what the model was made for.")),
-        advanced(
-            io.Combo.Input(
-                "kv_precision",
-                options=list(KV_PRECISIONS),
-                tooltip="Precision of the memory of earlier chunks. fp8 halves it and shifts the picture slightly.",
-            )
-        ),
-        advanced(
-            io.Combo.Input(
-                "kv_place",
-                options=PLACES,
-                tooltip="Where the memory of earlier chunks lives. CPU saves graphics memory and is slower.",
-            )
-        ),
+        *store_inputs("shifts the picture slightly"),
     ]
+
+
+def _fps_input() -> io.Input:
+    return io.Float.Input("fps", default=24.0, min=1.0, max=120.0, step=1.0, tooltip="Frame rate told to the model.")
+
+
+def own_inputs() -> dict[str, io.Input]:
+    """Inputs of a SkyReels-V2 run that are the same wherever one is set up, by id, with :func:`schedule_inputs`."""
+    inputs = [
+        *size_inputs(960, 544),
+        _fps_input(),
+        io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Denoising steps of every chunk."),
+        io.Float.Input(
+            "guidance",
+            default=6.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            tooltip="How strictly the prompt is followed. 1 = no guidance, half the work.",
+        ),
+        io.Float.Input(
+            "shift", default=8.0, min=0.01, max=100.0, step=0.1, tooltip="Higher = more steps at strong noise."
+        ),
+        *schedule_inputs(),
+    ]
+    return {one.id: one for one in inputs}
 
 
 class MotionCacheAutoregressiveSampler(io.ComfyNode):
@@ -117,6 +128,7 @@ class MotionCacheAutoregressiveSampler(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
+        own = own_inputs()
         return io.Schema(
             node_id="MotionCacheAutoregressiveSampler",
             display_name="Autoregressive sampler",
@@ -127,8 +139,8 @@ class MotionCacheAutoregressiveSampler(io.ComfyNode):
                 io.Model.Input("model", tooltip="SkyReels-V2 diffusion forcing, with or without MotionCache."),
                 io.Conditioning.Input("positive", tooltip="What the video shows."),
                 io.Conditioning.Input("negative", tooltip="What it must not show."),
-                io.Int.Input("width", default=960, min=16, max=8192, step=16, tooltip="In pixels."),
-                io.Int.Input("height", default=544, min=16, max=8192, step=16, tooltip="In pixels."),
+                own["width"],
+                own["height"],
                 io.Int.Input(
                     "frames",
                     default=97,
@@ -137,42 +149,24 @@ class MotionCacheAutoregressiveSampler(io.ComfyNode):
                     step=4,
                     tooltip="Length, 1 + a multiple of 4 (24 a second).",
                 ),
-                io.Float.Input(
-                    "fps", default=24.0, min=1.0, max=120.0, step=1.0, tooltip="Frame rate told to the model."
-                ),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True),
-                io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Denoising steps of every chunk."),
-                io.Float.Input(
-                    "guidance",
-                    default=6.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="How strictly the prompt is followed. 1 = no guidance, half the work.",
-                ),
-                io.Float.Input(
-                    "shift", default=8.0, min=0.01, max=100.0, step=0.1, tooltip="Higher = more steps at strong noise."
-                ),
+                own["fps"],
+                seed_input(),
+                *(own[name] for name in ("steps", "guidance", "shift")),
                 *schedule_inputs(),
                 advanced(
                     io.Combo.Input(
                         "history",
                         options=HISTORIES,
                         tooltip="What a later window starts from: the latents themselves, or (needs vae) decoded and "
-                        "encoded again, as the original does.",
+                        "encoded again, as the original does. Sliding: one take, no overlap windows.",
                     )
                 ),
                 io.Image.Input("start_image", optional=True, tooltip="First frame (or 1 + 4k frames). Needs vae."),
                 io.Latent.Input("start_latents", optional=True, tooltip="Latents that the video begins with."),
                 io.Vae.Input("vae", optional=True, tooltip="For start_image and for re-encoding history."),
             ],
-            outputs=[
-                io.Latent.Output(display_name="LATENT"),
-                io.String.Output(display_name="report", tooltip="Everything that was computed and left out, as JSON."),
-                io.String.Output(display_name="summary", tooltip="The report's totals in a few lines."),
-                Decisions.Output(display_name="decisions"),
-            ],
-            hidden=[io.Hidden.unique_id],
+            outputs=run_outputs(),
+            hidden=HIDDEN,
         )
 
     @classmethod
@@ -187,15 +181,21 @@ class MotionCacheAutoregressiveSampler(io.ComfyNode):
         overlap: int | None,
         history_noise: int | None,
         attention: str | None,
+        solver: str | None = None,
+        kv_precision: str | None = None,
+        kv_place: str | None = None,
+        history: str | None = LATENTS,
     ) -> bool | str:
         """Plan with what is typed on the node when the graph is queued, before anything loads."""
-        values = (frames, steps, shift, chunk_size, ar_step, window, overlap, history_noise, attention)
+        choices = {"attention": attention, "solver": solver, "history": history}
+        problem = wrong_choice(cls, **choices, kv_precision=kv_precision, kv_place=kv_place)
+        if problem is not None:
+            return problem
+        values = (frames, steps, shift, chunk_size, ar_step, window, overlap, history_noise, attention, history)
         if any(value is None for value in values):  # comes from another node
             return True
         try:
-            build_plan(
-                SamplingSettings(frames, steps, shift, chunk_size, ar_step, window, overlap, history_noise, attention)
-            )
+            build_plan(SamplingSettings(*values[:-1], sliding=history == SLIDING))
         except ValueError as error:
             return str(error)
         return True
@@ -229,10 +229,8 @@ class MotionCacheAutoregressiveSampler(io.ComfyNode):
         start_latents: dict[str, Tensor] | None = None,
         vae: Any = None,
     ) -> io.NodeOutput:
-        node_id = cls.hidden.unique_id if cls.hidden is not None else None
-        refusal = why_not_served(model, "skyreels_v2")
-        if refusal is not None:
-            raise UnsupportedError(refusal)
+        node = Node.of(cls.hidden, "MotionCacheAutoregressiveSampler")
+        refuse_foreign_model(model, "skyreels_v2")
         check_size(width, height)
         given = _given_frames(start_image, start_latents, vae, history, width, height)
         plan = build_plan(
@@ -248,41 +246,33 @@ class MotionCacheAutoregressiveSampler(io.ComfyNode):
                 attention=attention,
                 clean_refresh=clean_refresh,
                 start_latents=0 if given is None else given.shape[2],
+                sliding=history == SLIDING,
             )
         )
-        config = attached_config(model.model_options)
-        cache, inactive = active_cache(config, plan, model)
-        if inactive is not None:
-            notify(node_id, f"MotionCache is not active: {inactive}")
         patched, fps_term = for_own_forward(model, fps)
-        settings = RunSettings(seed, solver, cache, fps_term, KV_PRECISIONS[kv_precision], kv_place == "CPU")
+        settings = RunSettings(seed, solver, None, fps_term, KV_PRECISIONS[kv_precision], kv_place == "CPU")
+        latent_size = (height // SPATIAL, width // SPATIAL)
+        run = new_run(node, model, plan, latent_size, settings, positive)
         guider = comfy.samplers.CFGGuider(patched)
         guider.set_conds(positive, negative)
         guider.set_cfg(guidance)
         refuse_unsupported(guider.original_conds, patched.model_options, plan)
         lists = lists_in_use(guider, patched.model_options)
-        count_kv_in(patched.model_options, plan, settings, lists)
-        report = new_report(plan, config, model, positive, inactive)
-        latent_size = (height // SPATIAL, width // SPATIAL)
-        trace = Trace(plan, *token_grid(*latent_size, patched.model.diffusion_model.patch_size))
-        colours = latent_colours(patched.model.latent_format)
-        with live_run(node_id, "MotionCacheAutoregressiveSampler", plan, cache, trace, colours) as live:
+        count_kv_in(patched.model_options, plan, run.settings, lists)
+        with run.live:
             state = _new_state(plan, given, latent_size, patched.load_device)
-            session = Session(plan, settings, state, listen(report, trace, live))
-            encoder = vae if history != HISTORIES[0] else None
+            session = Session(plan, run.settings, state, run.heard)
+            encoder = vae if history == REENCODE else None
             run_windows(session, guider, given, encoder, latent_preview.prepare_callback)
         video = patched.model.process_latent_out(session.state.video).cpu()
-        summary = report.text()
-        logger.info("MotionCache: %s", summary.replace("\n", "; "))
-        ui = {"text": [summary], "motioncache": [live.payload()]}
-        return io.NodeOutput({"samples": video}, json.dumps(report.to_json()), summary, trace, ui=ui)
+        return finished_run(video, run.report, run.trace, run.live.payload())
 
 
 def _given_frames(
     image: Tensor | None, latents: dict[str, Tensor] | None, vae: Any, history: str, width: int, height: int
 ) -> Tensor | None:
     """Start frames as ``[B, 16, f, h, w]`` VAE latents, or ``None``."""
-    if vae is None and (image is not None or history != HISTORIES[0]):
+    if vae is None and (image is not None or history == REENCODE):
         wanted = "start_image" if image is not None else f"history '{history}'"
         raise InputError(f"{wanted} needs a VAE, but vae is not connected")
     if image is not None and latents is not None:
@@ -313,14 +303,20 @@ class MotionCacheAutoregressiveSamplerObject(io.ComfyNode):
                 "with noise mask 0 are kept."
             ),
             inputs=[
-                io.Float.Input(
-                    "fps", default=24.0, min=1.0, max=120.0, step=1.0, tooltip="Frame rate told to the model."
-                ),
+                _fps_input(),
                 *schedule_inputs(),
             ],
             outputs=[io.Sampler.Output(display_name="SAMPLER")],
-            hidden=[io.Hidden.unique_id],
+            hidden=HIDDEN,
         )
+
+    @classmethod
+    def validate_inputs(
+        cls, attention: str | None, solver: str | None, kv_precision: str | None, kv_place: str | None
+    ) -> bool | str:
+        """Refuse unknown names when the graph is queued."""
+        choices = {"attention": attention, "solver": solver, "kv_precision": kv_precision, "kv_place": kv_place}
+        return wrong_choice(cls, **choices) or True
 
     @classmethod
     def execute(
@@ -337,7 +333,7 @@ class MotionCacheAutoregressiveSamplerObject(io.ComfyNode):
         kv_precision: str,
         kv_place: str,
     ) -> io.NodeOutput:
-        node_id = cls.hidden.unique_id if cls.hidden is not None else None
+        node = Node.of(cls.hidden, "MotionCacheAutoregressiveSamplerObject")
         sampling = SamplingSettings(
             chunk_frames=chunk_size,
             ar_step=ar_step,
@@ -350,28 +346,17 @@ class MotionCacheAutoregressiveSamplerObject(io.ComfyNode):
 
         def prepare(guider: Any, plan: Plan, seed: int, latent_size: tuple[int, int]) -> RunOfSampler:
             model = guider.model_patcher
-            refusal = why_not_served(model, "skyreels_v2")
-            if refusal is not None:
-                raise UnsupportedError(refusal)
-            config = attached_config(model.model_options)
-            cache, inactive = active_cache(config, plan, model)
-            if inactive is not None:
-                notify(node_id, f"MotionCache is not active: {inactive}")
-            report = new_report(plan, config, model, None, inactive)
-            trace = Trace(plan, *token_grid(*latent_size, model.model.diffusion_model.patch_size))
-            colours = latent_colours(model.model.latent_format)
-            kind = "MotionCacheAutoregressiveSamplerObject"
-            live = live_run(node_id, kind, plan, cache, trace, colours)
-            heard = listen(report, trace, live)
+            refuse_foreign_model(model, "skyreels_v2")
+            term = term_beside_patch(model, fps)
+            settings = RunSettings(seed, solver, None, term, KV_PRECISIONS[kv_precision], kv_place == "CPU")
+            run = new_run(node, model, plan, latent_size, settings)
 
             def told(event: Event) -> None:
-                heard(event)
+                run.heard(event)
                 if isinstance(event, CallEvent) and event.call is plan.calls[-1]:
-                    notify(node_id, report.text())
+                    notify(node.id, run.report.text())
 
-            term = term_beside_patch(model, fps)
-            settings = RunSettings(seed, solver, cache, term, KV_PRECISIONS[kv_precision], kv_place == "CPU")
-            return RunOfSampler(settings, told, live)
+            return RunOfSampler(run.settings, told, run.live)
 
         return io.NodeOutput(AutoregressiveSampler(copy.copy(sampling), prepare))
 

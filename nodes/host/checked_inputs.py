@@ -11,6 +11,8 @@ from comfy_api.latest import io
 from .latents import InputError
 
 LONGEST_TEXT = 4000
+LONGEST_SHOWN = 80
+"""Characters of a wrong value that are told."""
 
 
 def checked_inputs(node: type[io.ComfyNode], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,6 +30,18 @@ def checked_inputs(node: type[io.ComfyNode], given: Mapping[str, Any]) -> dict[s
     return values
 
 
+def wrong_choice(node: type[io.ComfyNode], **typed: str | None) -> str | None:
+    """What is wrong with the choices that are typed on a node, ``None`` for nothing.
+
+    ComfyUI 0.3.75 does not look at the choices of nodes like these. ``None`` comes from another node.
+    """
+    try:
+        checked_inputs(node, {name: value for name, value in typed.items() if value is not None})
+    except InputError as error:
+        return str(error)
+    return None
+
+
 def _default(widget: Any) -> Any:
     return widget.options[0] if isinstance(widget, io.Combo.Input) and widget.default is None else widget.default
 
@@ -35,14 +49,24 @@ def _default(widget: Any) -> Any:
 def _number(widget: Any, value: Any) -> Any:
     whole = isinstance(widget, io.Int.Input)
     kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
-        raise InputError(f"{widget.id} is {value!r}; it must be a {'whole ' if whole else ''}number")
+    if isinstance(value, bool) or not isinstance(value, kinds) or not _finite(value):
+        raise InputError(f"{widget.id} is {short(repr(value))}; it must be a {'whole ' if whole else ''}number")
     if not widget.min <= value <= widget.max:
         nearest = min(max(value, widget.min), widget.max)
         raise InputError(
-            f"{widget.id} is {value}; it must lie between {widget.min} and {widget.max} (nearest: {nearest})"
+            f"{widget.id} is {short(value)}; it must lie between {widget.min} and {widget.max} (nearest: {nearest})"
         )
     return value
+
+
+def _finite(value: float) -> bool:
+    return isinstance(value, int) or math.isfinite(value)  # a whole number may be too long for a float
+
+
+def short(value: Any) -> str:
+    """A value for a sentence."""
+    text = str(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"
 
 
 def _choice(widget: Any, value: Any) -> Any:

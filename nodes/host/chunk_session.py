@@ -95,6 +95,23 @@ class ChunkSession(ABC):
             model_wrap: the guider, as a SAMPLER gets it.
         """
 
+    def mirror(self, call: Call) -> None:
+        """After a call, see to branches that this session does not pass, but later chunks may."""
+        return
+
+    def join(self, model_wrap: Any, extra_args: dict[str, Any]) -> Relay:
+        """Put the wrapper of the next calls into a guider run that is sampling.
+
+        Args:
+            model_wrap: the guider, as a SAMPLER gets it.
+        """
+        relay = self.begin_relay(model_wrap, extra_args["model_options"])
+        options = extra_args["model_options"].setdefault("transformer_options", {})
+        wrappers = options.setdefault("wrappers", {})
+        # in place of the window before's: one guider run may sample several windows
+        wrappers.setdefault(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, {})[WRAPPER_KEY] = [relay]
+        return relay
+
     def sample_window(
         self, model_wrap: Any, window: Window, extra_args: dict[str, Any], given: Tensor | None
     ) -> Iterator[CallEvent]:
@@ -104,19 +121,13 @@ class ChunkSession(ABC):
             model_wrap: the guider, as a SAMPLER gets it.
             given: ``[B, C, f, H, W]`` clean latents of the window's given frames; ``None``: those before it.
         """
-        relay = self.begin_relay(model_wrap, extra_args["model_options"])
-        options = extra_args["model_options"].setdefault("transformer_options", {})
-        wrappers = options.setdefault("wrappers", {})
-        # in place of the window before's: one guider run may sample several windows
-        wrappers.setdefault(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, {})[WRAPPER_KEY] = [relay]
+        relay = self.join(model_wrap, extra_args)
         noise, given_noise = window_noise(self.plan, window, self.settings.seed, self.state.video)
         given = history_latents(window, self.state.video) if given is None else given
         begin_window(self.plan, window, self.state, self.memory, noise, given_noise, given)
 
         def model_call(call: Call, x: Tensor) -> Tensor:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            relay.begin(call)
-            return model_wrap(x, x.new_full((x.shape[0],), call.sigma), **extra_args)
+            return guided_call(model_wrap, relay, call, x, extra_args)
 
         run = run_window(
             self.plan, window, self.state, self.memory, model_call, self.settings.solver, policy=self.step_policy
@@ -125,6 +136,13 @@ class ChunkSession(ABC):
             self.on_event(event)
             if isinstance(event, CallEvent):
                 yield event
+
+
+def guided_call(model_wrap: Any, relay: Relay, call: Call, x: Tensor, extra_args: dict[str, Any]) -> Tensor:
+    """A call's prediction of the clean latents, through the guider; raises where the artist has interrupted."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    relay.begin(call)
+    return model_wrap(x, x.new_full((x.shape[0],), call.sigma), **extra_args)
 
 
 def kv_placement(

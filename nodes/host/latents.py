@@ -18,6 +18,27 @@ class InputError(ValueError):
     """An input that does not fit; the message names it, its value and what is legal."""
 
 
+def connected_start(
+    image: Tensor | None, video: Tensor | None, latents: dict[str, Tensor] | None, vae: Any
+) -> str | None:
+    """Name of the input that a video begins with, ``None`` if nothing is connected.
+
+    Raises:
+        InputError: more than one is connected, the VAE that it needs is missing, or an image is several.
+    """
+    connected = {"start_image": image, "start_video": video, "start_latents": latents}
+    names = [name for name, value in connected.items() if value is not None]
+    if not names:
+        return None
+    if len(names) > 1:
+        raise InputError(f"{' and '.join(names)} are connected; connect one of them")
+    if latents is None and vae is None:
+        raise InputError(f"{names[0]} needs a VAE, but vae is not connected")
+    if image is not None and image.shape[0] != 1:
+        raise InputError(f"start_image has {image.shape[0]} frames; connect them to start_video")
+    return names[0]
+
+
 def encode_images(vae: Any, images: Tensor, width: int, height: int) -> Tensor:
     """``[N, H, W, 3]`` images, N = 1 + 4k, scaled and cropped to the size -> ``[1, 16, f, h, w]`` VAE latents.
 

@@ -2,7 +2,7 @@
 
 The sampling thread only writes down what happened. Encoding and sending are the sender's, at most ``1 / INTERVAL``
 times a second, and left out while no page is open or while the server has not got rid of earlier messages. A run's
-state dies with it, but for the last finished state of a few nodes, which the route serves to pages that come later.
+state dies with it, but for the last finished states on the board, which the route serves to pages that come later.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import sys
 import threading
 import time
 import uuid
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
 import torch
+from comfy_api.latest import io
 from torch import Tensor
 
 from ...motioncache_core.config import CacheConfig
@@ -25,7 +27,8 @@ from ...motioncache_core.events import CallEvent, ChunkEvent, Event
 from ...motioncache_core.live import LiveState, Status
 from ...motioncache_core.plan import Plan
 from ...motioncache_core.trace import Trace, TraceEntry
-from .thumbnails import Colours, Thumbnails
+from .board import BOARD
+from .thumbnails import Colours, Thumbnails, decoder_chosen
 
 EVENT = "motioncache.live"
 INTERVAL = 0.1
@@ -36,7 +39,11 @@ MOST_WAITING = 64
 PAYLOAD_BYTES = 200_000
 """Pictures that go into the node's ui payload, and so into the history."""
 THUMBNAIL_BYTES = 16 * 2**20
-KEPT_RUNS = 6
+CELL_BYTES = 600
+"""About what a chunk's step takes in the state of a run."""
+LONGEST_ID = 100
+NO_ID = "00000000-0000-0000-0000-000000000000"
+"""What older front ends call a graph that was made by hand and has not been saved."""
 
 logger = logging.getLogger(__name__)
 
@@ -58,17 +65,21 @@ class LiveRun:
         self.state = state
         self.thumbnails: dict[int, Thumbnails] = {}
         self._colours = colours
+        self._decoded = decoder_chosen()
         self._lock = threading.Lock()
         self._work: tuple[list[tuple[int, int, int]], Tensor] | None = None
         self._clean: deque[tuple[int, Tensor]] = deque()
         self._told: dict[int, int] = {}
         self._sent = 0
+        self._begun = False
+        """Whether the pages were told of it."""
         self._next_thumbnail = 0.0
         self._wake, self._end = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> LiveRun:
         if self.state.node:
+            self._sent = self.state.seq  # what is known already is asked for by the pages, whole
             BOARD.put(self)
             self._thread = threading.Thread(target=self._send_loop, name="motioncache-live", daemon=True)
             self._thread.start()
@@ -92,6 +103,7 @@ class LiveRun:
             self._thread.join(timeout=5.0)
         self._work, self._colours = None, None
         self._clean.clear()
+        BOARD.fit()
 
     def hear(self, event: Event, entries: Sequence[TraceEntry] = ()) -> None:
         """Take up an event, on the sampling thread. ``entries``: what the trace made of it."""
@@ -109,12 +121,25 @@ class LiveRun:
     def snapshot(self) -> dict[str, Any]:
         """The whole state but its pictures, as the route gives it."""
         with self._lock:
-            return {**self.state.snapshot(), "thumbnails": self._versions()}
+            return {**self.state.snapshot(), "thumbnails": self._versions(), "decoded": self._decoded}
 
     def pictures(self, lane: int) -> list[dict[str, Any]]:
         """Pictures of a chunk's steps."""
         with self._lock:
             return self.state.pictures(lane)
+
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of the pictures (none while it runs: they are its trace's) and, about, of the cells."""
+        with self._lock:
+            over = self.state.status != "running"
+            shown = sum(shown.frames.nbytes for shown in self.thumbnails.values())
+            return shown + self.state.picture_bytes() if over else 0, CELL_BYTES * len(self.state.cells)
+
+    def drop_pictures(self) -> None:
+        """Keep only what the timeline shows."""
+        with self._lock:
+            self.state.forget_pictures(self.state.lane_count)
+            self.thumbnails.clear()
 
     def payload(self) -> dict[str, Any]:
         """The final state for the node's ui values."""
@@ -183,8 +208,9 @@ class LiveRun:
         if not last and server.messages.qsize() > MOST_WAITING:
             return
         with self._lock:
-            if self.state.seq == self._sent and self._sent and not last:
+            if self.state.seq == self._sent and self._begun and not last:
                 return
+            self._begun = True
             change = self.state.since(self._sent)
             if change["cells"]:
                 lane, step, *_ = change["cells"][-1]
@@ -193,55 +219,61 @@ class LiveRun:
             change["thumbnails"] = [entry for entry in versions if self._told.get(entry[0]) != entry[1]]
             self._told = {entry[0]: entry[1] for entry in versions}
             self._sent = self.state.seq
+        change["decoded"] = self._decoded
         server.send_sync(EVENT, change)
 
 
+@dataclass(frozen=True)
+class Node:
+    """The node that shows a run.
+
+    Args:
+        id: ``None`` outside of a running graph.
+        kind: its class.
+        workflow: id of the graph on the page that it runs from, since node ids are the same in many graphs; empty for
+            prompts that came without one (sent by a script).
+    """
+
+    id: str | None
+    kind: str
+    workflow: str = ""
+
+    @classmethod
+    def of(cls, hidden: Any, kind: str) -> Node:
+        """A node of its class's ``hidden`` values: those that :data:`HIDDEN` asks for."""
+        extra = getattr(hidden, "extra_pnginfo", None)
+        graph = extra.get("workflow") if isinstance(extra, dict) else None
+        found = graph.get("id") if isinstance(graph, dict) else None
+        known = isinstance(found, str) and len(found) <= LONGEST_ID and found != NO_ID
+        return cls(getattr(hidden, "unique_id", None), kind, found if known else "")
+
+
+HIDDEN = [io.Hidden.unique_id, io.Hidden.extra_pnginfo]
+"""Of the schema of a node that shows a run."""
+
+
 def live_run(
-    node: str | None, kind: str, plan: Plan, config: CacheConfig | None, trace: Trace, colours: Colours | None
+    node: Node,
+    plan: Plan,
+    config: CacheConfig | None,
+    trace: Trace,
+    colours: Colours | None,
+    calls: int | None = None,
 ) -> LiveRun:
     """A run that begins.
 
     Args:
-        node: id of the node that shows it, ``None`` outside of a running graph.
-        kind: class of that node.
+        node: that shows it.
         plan, config, trace: of the run.
         colours: for pictures of latents.
+        calls: calls after which the node is done, ``None``: all of the plan.
     """
     name = uuid.uuid4().hex[:12]
-    return LiveRun(LiveState(plan, config, trace.rows, trace.columns, name, node or "", kind), colours)
+    shown_by = node.id or "", node.kind, calls, node.workflow
+    return LiveRun(LiveState(plan, config, trace.rows, trace.columns, name, *shown_by), colours)
 
 
 def pages_open() -> bool:
     """Whether anything is connected to the server's websocket."""
     server = prompt_server()
     return server is not None and bool(server.sockets)
-
-
-class Board:
-    """The runs that pages may ask for: those in work, and the last one of a few nodes."""
-
-    def __init__(self) -> None:
-        self._runs: OrderedDict[str, LiveRun] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def put(self, run: LiveRun) -> None:
-        """Show a run in place of its node's last one."""
-        with self._lock:
-            self._runs.pop(run.state.node, None)
-            self._runs[run.state.node] = run
-            for node in [n for n, r in self._runs.items() if r.state.status != "running"]:
-                if len(self._runs) > KEPT_RUNS:
-                    del self._runs[node]
-
-    def of_node(self, node: str) -> LiveRun | None:
-        """The last run of a node."""
-        with self._lock:
-            return self._runs.get(node)
-
-    def of_run(self, name: str) -> LiveRun | None:
-        """A run by its name."""
-        with self._lock:
-            return next((run for run in self._runs.values() if run.state.run == name), None)
-
-
-BOARD = Board()

@@ -11,7 +11,7 @@ from ...motioncache_core.flops import TransformerSize
 from ...motioncache_core.models.magi1.guidance import Guidance, OnePass, ThreePass
 from ...motioncache_core.models.magi1.plan import TEMPORAL
 from ...motioncache_core.models.magi1.prefix import Aspect, fit_frames
-from .latents import InputError, check_latents
+from .latents import SPATIAL, InputError, check_latents, connected_start
 from .magi1_model import Magi1Info
 from .roles import UnsupportedError
 
@@ -19,6 +19,7 @@ AUTO, THREE_PASS, ONE_PASS = "auto (by model)", "three passes (base)", "one pass
 GUIDANCES = [AUTO, THREE_PASS, ONE_PASS]
 LAST, FIRST = "last frames", "first frames"
 CONTINUED = [LAST, FIRST]
+_WANTED_VAE = "connect the one from Load MAGI-1 VAE"
 DEFAULT_STEPS = {False: 64, True: 16}
 """Base and distilled models of sizes that are not published."""
 
@@ -59,6 +60,37 @@ def check_steps(steps: int, window: int, history_parts: int) -> None:
         )
 
 
+def given_frames(
+    image: Tensor | None,
+    video: Tensor | None,
+    latents: dict[str, Tensor] | None,
+    vae: Any,
+    width: int,
+    height: int,
+    continue_from: str,
+    continue_frames: int,
+) -> int:
+    """How many latent frames :func:`given_latents` will give, without loading or encoding anything.
+
+    Raises:
+        InputError: more than one is connected, the VAE is missing or another model's, or there are too few frames.
+    """
+    name = connected_start(image, video, latents, vae)
+    if name is None:
+        return 0
+    if latents is not None:
+        count = check_latents(latents["samples"], width, height).shape[2]
+        if count == 1:
+            return 1
+        chosen = _chosen(name, count * TEMPORAL, continue_from, continue_frames, TEMPORAL)
+        return chosen.stop - chosen.start
+    _check_vae(vae)
+    if image is not None:
+        return 1
+    chosen = _chosen(name, video.shape[0], continue_from, continue_frames, 1)
+    return (chosen.stop - chosen.start) // TEMPORAL
+
+
 def given_latents(
     image: Tensor | None,
     video: Tensor | None,
@@ -73,27 +105,33 @@ def given_latents(
     """What the video begins with, ``[B, 16, f, h, w]`` VAE latents (f = 1: an image), or ``None``.
 
     Raises:
-        InputError: more than one is connected, the VAE is missing, or it has too few frames.
+        InputError: see :func:`given_frames`; the VAE makes latents of another shape.
     """
-    connected = {"start_image": image, "start_video": video, "start_latents": latents}
-    names = [name for name, value in connected.items() if value is not None]
-    if not names:
+    count = given_frames(image, video, latents, vae, width, height, continue_from, continue_frames)
+    if not count:
         return None
-    if len(names) > 1:
-        raise InputError(f"{' and '.join(names)} are connected; connect one of them")
     if latents is not None:
-        samples = check_latents(latents["samples"], width, height)
-        if samples.shape[2] == 1:
+        samples = latents["samples"]
+        if count == 1:
             return samples
-        return samples[:, :, _chosen(names[0], samples.shape[2] * TEMPORAL, continue_from, continue_frames, TEMPORAL)]
-    if vae is None:
-        raise InputError(f"{names[0]} needs a VAE, but vae is not connected")
-    if image is not None:
-        if image.shape[0] != 1:
-            raise InputError(f"start_image has {image.shape[0]} frames; connect them to start_video")
-        return vae.encode(fit_frames(image[..., :3], width, height, aspect))
-    frames = video[_chosen(names[0], video.shape[0], continue_from, continue_frames, 1)]
-    return vae.encode(fit_frames(frames[..., :3], width, height, aspect))
+        there = samples.shape[2] * TEMPORAL
+        return samples[:, :, _chosen("start_latents", there, continue_from, continue_frames, TEMPORAL)]
+    if image is None:
+        image = video[_chosen("start_video", video.shape[0], continue_from, continue_frames, 1)]
+    encoded = vae.encode(fit_frames(image[..., :3], width, height, aspect))
+    expected = (16, count, height // SPATIAL, width // SPATIAL)
+    if encoded.ndim != 5 or tuple(encoded.shape[1:]) != expected:
+        raise InputError(
+            f"vae made latents of shape {tuple(encoded.shape)} where MAGI-1 needs {(1, *expected)}: {_WANTED_VAE}"
+        )
+    return encoded
+
+
+def _check_vae(vae: Any) -> None:
+    """Raise InputError for a VAE that ComfyUI made for another model. Wan's has latents of MAGI-1's shape."""
+    network = getattr(vae, "first_stage_model", None)
+    if network is not None and type(network).__module__.startswith("comfy."):
+        raise InputError(f"vae is another model's ({type(network).__name__}): {_WANTED_VAE}")
 
 
 def _chosen(name: str, there: int, continue_from: str, wanted: int, unit: int) -> slice:
@@ -111,13 +149,16 @@ def _chosen(name: str, there: int, continue_from: str, wanted: int, unit: int) -
     return slice(0, count) if continue_from == FIRST else slice(total - count, total)
 
 
-def frames_to_make(frames: int, given: Tensor | None) -> int:
+def frames_to_make(frames: int, given: int) -> int:
     """Pixel frames behind the given ones. An image is the first of the video's frames; a video comes before them.
+
+    Args:
+        given: latent frames; 1: an image.
 
     Raises:
         InputError: nothing would be left to make.
     """
-    if given is None or given.shape[2] > 1:
+    if given != 1:
         return frames
     if frames < 2 * TEMPORAL:
         raise InputError(f"frames is {frames}; with a start image it must be at least 8 (nearest: 8)")

@@ -23,6 +23,7 @@ from ...motioncache_core.models.magi1.checkpoint import Layout
 from ...motioncache_core.models.magi1.transformer import Magi1Transformer
 from .magi1_latent_format import Magi1LatentFormat
 from .roles import UnsupportedError
+from .versions import cast_bias_weight
 
 SAMPLER_NAME = "MAGI-1 sampler"
 WIDTH_PER_MEMORY_UNIT = 1536
@@ -68,7 +69,9 @@ class Magi1ModelConfig(comfy.supported_models_base.BASE):
     custom_operations = comfy.ops.manual_cast
 
     def __init__(self, architecture: ArchitectureConfig, dtype: torch.dtype, weight_dtype: torch.dtype):
-        super().__init__({"config": architecture, "dtype": dtype, "weight_dtype": weight_dtype})
+        super().__init__(
+            {"config": architecture, "dtype": dtype, "weight_dtype": weight_dtype, "cast": cast_bias_weight}
+        )
         self.memory_usage_factor = architecture.dim / WIDTH_PER_MEMORY_UNIT
 
 
@@ -121,14 +124,20 @@ def load_magi1(layout: Layout, tensors: dict[str, Tensor], weight_dtype: str = "
 
     Raises:
         ValueError: unknown weight_dtype.
+        UnsupportedError: float8 weights on a device that cannot hold them.
     """
     if weight_dtype not in WEIGHT_DTYPES:
         raise ValueError(f"weight_dtype {weight_dtype!r} is unknown; legal are {', '.join(WEIGHT_DTYPES)}")
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
+    float8 = comfy.model_management.supports_cast(load_device, torch.float8_e4m3fn)
+    if not float8:
+        _refuse_float8(layout, weight_dtype, load_device)
     fast = comfy.model_management.should_use_bf16(load_device) and weight_dtype != "fp32"
     compute = torch.bfloat16 if fast else torch.float32
     stored = WEIGHT_DTYPES[weight_dtype] or _kept(tensors, compute)
+    if stored.itemsize == 1 and not float8:
+        stored = compute
     model = Magi1Model(
         Magi1ModelConfig(layout.config, compute, stored), Magi1Info(layout.name, layout.config, layout.distilled)
     )
@@ -138,13 +147,18 @@ def load_magi1(layout: Layout, tensors: dict[str, Tensor], weight_dtype: str = "
     return comfy.model_patcher.ModelPatcher(model, load_device=load_device, offload_device=offload_device)
 
 
+def _refuse_float8(layout: Layout, weight_dtype: str, device: torch.device) -> None:
+    """For devices without float8 numbers (Apple's, DirectML)."""
+    if weight_dtype.startswith("fp8"):
+        raise UnsupportedError(f"weight_dtype is {weight_dtype}, which {device.type} cannot hold (nearest: bf16)")
+    if layout.config.fp8:
+        raise UnsupportedError(
+            f"model_name is {layout.name}, whose weights are float8, which {device.type} cannot hold; take the one "
+            "that is not quantised"
+        )
+
+
 def _kept(tensors: dict[str, Tensor], compute: torch.dtype) -> torch.dtype:
     """What matrices are kept in by default: small types as they are, others as they are computed with."""
     own = tensors[f"{PREFIX}0.self_attention.linear_qkv.q.weight"].dtype
     return own if own.itemsize < compute.itemsize or own == torch.float16 else compute
-
-
-def magi1_info(model: Any) -> Magi1Info | None:
-    """What is known about a MODEL, ``None`` for other models."""
-    inner = getattr(model, "model", None)
-    return inner.info if isinstance(inner, Magi1Model) else None

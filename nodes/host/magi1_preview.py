@@ -10,8 +10,7 @@ import comfy.cli_args
 import latent_preview
 
 from .magi1_latent_format import Magi1LatentFormat
-
-Callback = Callable[[int, Any, Any, int], None]
+from .previews import Callback
 
 
 def preview_format(vae: Any) -> Magi1LatentFormat:

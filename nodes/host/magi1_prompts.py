@@ -13,17 +13,9 @@ from torch import Tensor
 from ...motioncache_core.models.magi1.adapter import Texts
 from ...motioncache_core.models.magi1.text import chunk_text
 from .latents import InputError
-from .roles import UnsupportedError
+from .roles import UnsupportedError, refuse_entry
 
 Conditioning = Sequence[Sequence[Any]]
-
-_NOT_FOR_CHUNKS = {
-    "hooks": "hooks (LoRA or the like on a prompt)",
-    "area": "an area of the picture",
-    "mask": "a mask",
-    "control": "a ControlNet",
-    "gligen": "GLIGEN boxes",
-}
 
 
 @dataclass(frozen=True)
@@ -67,7 +59,7 @@ def prompt_of(positive: Conditioning, text_dim: int, name: str = "positive") -> 
         name: what to call it.
 
     Raises:
-        UnsupportedError: several prompts, or one for a part of the steps only.
+        UnsupportedError: several prompts, or one for a part of the steps or of the picture only.
         InputError: it was made by another text encoder.
     """
     if len(positive) != 1:
@@ -79,6 +71,12 @@ def prompt_of(positive: Conditioning, text_dim: int, name: str = "positive") -> 
         raise UnsupportedError(
             f"{name} holds for a part of the steps only; chunks are at different steps at once. Remove the timestep "
             "range"
+        )
+    refuse_entry(name, options)
+    if options.get("mask") is not None:
+        raise UnsupportedError(
+            f"{name} has a mask (Conditioning Set Mask); a prompt of MAGI-1 holds for the whole picture. Remove the "
+            "mask"
         )
     if text.ndim != 3 or text.shape[-1] != text_dim:
         raise InputError(
@@ -95,7 +93,7 @@ class Script:
     Args:
         prompts: (first chunk, counted from 0 without given ones; encoded text; options), rising; the first begins
             at 0.
-        options: of the conditioning that all chunks share.
+        options: of the conditioning that all chunks share, without its strength: alone, a prompt has none.
     """
 
     prompts: tuple[tuple[int, Tensor, Mapping[str, Any]], ...]
@@ -116,13 +114,25 @@ class Script:
         for entry in schedule or ():
             name = _name(entry.first_chunk)
             text, options = prompt_of(entry.positive, text_dim, name)
-            for key, what in _NOT_FOR_CHUNKS.items():
-                if options.get(key) is not None:
-                    raise UnsupportedError(f"{name} has {what}; only positive, which all chunks share, can have that")
+            if options.get("hooks") is not None:
+                raise UnsupportedError(
+                    f"{name} has hooks (LoRA or the like on a prompt); only positive, which all chunks share, can "
+                    "have that"
+                )
             prompts.append((entry.first_chunk - 1, text, options))
         if len(prompts) > 1 and prompts[1][0] == 0:
             del prompts[0]
-        return cls(tuple(prompts), shared)
+        return cls(tuple(prompts), {key: value for key, value in shared.items() if key != "strength"})
+
+    @property
+    def notice(self) -> str | None:
+        """A sentence if a prompt has a strength, which has no effect."""
+        if all(options.get("strength", 1.0) == 1.0 for _, _, options in self.prompts):
+            return None
+        return (
+            "A prompt's strength (Conditioning Set Area Strength) has no effect: MAGI-1 takes one prompt at a time, "
+            "at full strength."
+        )
 
     def check_length(self, new_chunks: int) -> None:
         """Raise InputError if a prompt begins behind the end of a video of so many chunks, given ones not counted."""
@@ -138,19 +148,22 @@ class Script:
         """Tokens of the longest prompt, special ones not counted."""
         return max(text.shape[1] for _, text, _ in self.prompts)
 
-    def texts(self, chunks: int, given_chunks: int, longest: int, samples: int) -> list[Texts]:
+    def texts(
+        self, chunks: int, given_chunks: int, longest: int, samples: int, only: range | None = None
+    ) -> list[Texts]:
         """For every sample, the text of each chunk by its place: valid tokens only, special tokens in front.
 
         Args:
             chunks: of the video, given ones included.
             given_chunks: leading chunks that are given whole; they get the first prompt.
             longest: tokens that the network takes.
+            only: places of the chunks that are wanted, ``None``: all.
         """
         ends = [begin + given_chunks for begin, _, _ in self.prompts[1:]] + [chunks]
         begins = [0, *ends[:-1]]
         made: list[dict[int, Tensor]] = [{} for _ in range(samples)]
         for begin, end, (_, text, options) in zip(begins, ends, self.prompts, strict=True):
-            for sample, texts in enumerate(chunk_texts(text, options, chunks, longest, samples)):
+            for sample, texts in enumerate(chunk_texts(text, options, chunks, longest, samples, only)):
                 made[sample] |= {chunk: tokens for chunk, tokens in texts.items() if begin <= chunk < end}
         return [_shared(texts) for texts in made]
 
@@ -159,7 +172,9 @@ def _name(first_chunk: int) -> str:
     return f"the prompt for chunk {first_chunk}"
 
 
-def chunk_texts(text: Tensor, options: Mapping[str, Any], chunks: int, longest: int, samples: int) -> list[Texts]:
+def chunk_texts(
+    text: Tensor, options: Mapping[str, Any], chunks: int, longest: int, samples: int, only: range | None = None
+) -> list[Texts]:
     """For every sample, the text of each chunk: valid tokens only, special tokens in front.
 
     Args:
@@ -177,7 +192,7 @@ def chunk_texts(text: Tensor, options: Mapping[str, Any], chunks: int, longest: 
             made.append({})
             continue
         texts: dict[int, Tensor] = {}
-        for chunk in range(chunks):
+        for chunk in range(chunks) if only is None else only:
             tokens, count = chunk_text(text[row], options, chunks - 1 - chunk, valid, longest)
             texts[chunk] = tokens[:count]
         made.append(_shared(texts))

@@ -15,11 +15,11 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ...motioncache_core.config import Magi1CacheConfig
 from ...motioncache_core.kv_cache import KVCache
 from ...motioncache_core.loop import part_levels
 from ...motioncache_core.models.magi1.adapter import BranchRow, Magi1Adapter, Magi1Run, Texts
 from ...motioncache_core.models.magi1.guidance import BRANCHES, branches_of, combine
-from ...motioncache_core.models.magi1.plan import stored_chunks
 from ...motioncache_core.models.magi1.policy import Magi1Policy
 from ...motioncache_core.models.magi1.transformer import Magi1Transformer
 from ...motioncache_core.plan import Call, Plan
@@ -66,6 +66,15 @@ def ignored_changes(model_options: Mapping[str, Any]) -> str | None:
     return "A node on the MODEL changes guidance (CFG); MAGI-1 mixes its passes by its own rule, so it has no effect."
 
 
+def active_magi1_cache(config: Magi1CacheConfig | None, plan: Plan) -> tuple[Magi1CacheConfig | None, str | None]:
+    """(settings to run with or ``None``, why they do not act here or ``None``)."""
+    if config is None or config.granularity == "off":
+        return None, None
+    if not plan.chunk_wise:
+        return None, "it works chunk by chunk; set attention to 'chunk-wise'"
+    return config.for_steps(plan.steps), None
+
+
 def count_stored(
     model_options: dict[str, Any], model: Any, plan: Plan, settings: RunSettings, tokens_per_frame: int
 ) -> None:
@@ -91,6 +100,11 @@ class Magi1Session(ChunkSession):
 
     texts: list[Texts] = field(default_factory=list)
     run: Magi1Run | None = None
+    policy: Magi1Policy | None = None
+
+    def __post_init__(self) -> None:
+        if self.settings.cache is not None:
+            self.policy = Magi1Policy(self.settings.cache, self.plan)
 
     @property
     def memory(self) -> Magi1Run:
@@ -98,25 +112,32 @@ class Magi1Session(ChunkSession):
 
     @property
     def step_policy(self) -> Magi1Run | None:
-        return self.run if self.run.policy is not None else None
+        return self.run if self.policy is not None else None
 
     def begin_relay(self, model_wrap: Any, model_options: dict[str, Any]) -> _Relay:
         network = model_wrap.inner_model.diffusion_model
         if self.run is None:
             self._prepare(network, inference_dtype(model_wrap.inner_model))
+        self.run.policy = self.policy
+        moved: dict[int, Tensor] = {}  # chunks that share a text go on sharing it
+        for text in (text for one in self.texts for text in one.values()):
+            if id(text) not in moved:
+                moved[id(text)] = text.to(self.state.video.device)
+        self.texts = [{chunk: moved[id(text)] for chunk, text in one.items()} for one in self.texts]
         return _Relay(self, model_wrap, network, role_slots(model_wrap.conds))
+
+    def take_memory_of(self, other: Magi1Session) -> None:
+        """Share the network's memory of another session of the same take."""
+        self.run = other.run
 
     def _prepare(self, network: Magi1Transformer, dtype: torch.dtype) -> None:
         """Lay out keys and values before the first call, so that ComfyUI's memory checks see them."""
         video, sizes = self.state.video, network.config
         dtype, device = kv_placement(self.settings, dtype, video.device)
-        policy = Magi1Policy(self.settings.cache, self.plan) if self.settings.cache is not None else None
         store = KVCache(sizes.num_layers, 0, sizes.kv_dim, dtype, device)
-        self.run = Magi1Run(self.plan, store, policy, network.embed)
-        if stored_chunks(self.plan):
-            rows, columns = token_grid(video.shape[-2], video.shape[-1], PATCH)
-            self.run.allocate(rows * columns, video.shape[0])
-        self.texts = [{chunk: text.to(video.device) for chunk, text in one.items()} for one in self.texts]
+        self.run = Magi1Run(self.plan, store, self.policy, network.embed)
+        rows, columns = token_grid(video.shape[-2], video.shape[-1], PATCH)
+        self.run.allocate(rows * columns, video.shape[0])
 
 
 class _Relay:
@@ -132,6 +153,7 @@ class _Relay:
     def begin(self, call: Call) -> None:
         self.call, self.seen = call, set()
         self.guider.call = call
+        self.session.run.policy, self.session.run.embed = self.session.policy, self.adapter.network.embed
 
     @torch.compiler.disable
     def __call__(self, executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -7,7 +7,8 @@ all that other nodes read from a VAE is set here. Plain and tiled nodes give the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import Any
 
 import comfy.model_management as management
@@ -107,7 +108,8 @@ class Magi1ComfyVae(comfy.sd.VAE):
         for sample in range(batch):
             stream = self.tiled.stream(single_image=single, on_tile=on_tile)
             begin = 0
-            for row in self._frames(stream, samples_in[sample : sample + 1], last=True):
+            latent = samples_in[sample : sample + 1].to(self.device)
+            for row in map(self._as_images, chain(stream.push(latent), stream.finish())):
                 images[sample, begin : begin + len(row)] = row
                 begin += len(row)
         return images
@@ -120,9 +122,26 @@ class Magi1ComfyVae(comfy.sd.VAE):
         """The same as :meth:`encode`, which works in tiles of its own."""
         return self.encode(pixel_samples)
 
-    def stream(self) -> FrameStream:
-        """Decodes one video as its latents arrive."""
-        return FrameStream(self)
+    def decode_rows(self, latents: Tensor, sizes: list[int], *, single_image: bool = False) -> Tensor:
+        """``[B, 16, t, h, w]`` latents of rows of tiles, each of 1 to 3 latent frames -> ``[B, F, 8h, 8w, 3]`` in 0..1.
+
+        Args:
+            sizes: latent frames of each row. Only the last row of a video may have less than 3.
+            single_image: the one latent frame is an image: one frame.
+
+        Raises:
+            InputError: the latents are not MAGI-1's.
+        """
+        self._check(latents)
+        management.load_models_gpu(
+            [self.patcher], memory_required=self.memory_used_decode(latents.shape, self.vae_dtype)
+        )
+        on_tile = management.throw_exception_if_processing_interrupted
+        videos = []
+        for sample in latents.split(1):
+            rows = (self.tiled.decode_row(r.to(self.device), single_image, on_tile) for r in sample.split(sizes, dim=2))
+            videos.append(torch.cat([self._as_images(row) for row in rows]))
+        return torch.stack(videos)
 
     def preview_colours(self) -> PreviewColours:
         """Colours for previews, fitted once to this VAE by encoding six small synthetic pictures."""
@@ -156,34 +175,9 @@ class Magi1ComfyVae(comfy.sd.VAE):
                 "frames, height, width], as VAE Encode with it and the MAGI-1 sampler give"
             )
 
-    def _frames(self, stream: Any, latent: Tensor, last: bool) -> Iterator[Tensor]:
-        """Finished frames as images ``[F, H, W, 3]`` on the output device, row of tiles by row of tiles."""
-        decoded = [stream.push(latent.to(self.device))] + ([stream.finish()] if last else [])
-        for rows in decoded:
-            for row in rows:
-                yield self.process_output(row[0].to(self.output_device).float()).movedim(0, -1)
-
-
-class FrameStream:
-    """Frames of a video whose latents arrive chunk by chunk: the same frames as decoding them all at once.
-
-    Latents are decoded three by three; what is left of a piece waits for the next one. MAGI-1's chunks of 6 leave none.
-    """
-
-    def __init__(self, vae: Magi1ComfyVae):
-        self._vae, self._stream = vae, vae.tiled.stream(on_tile=management.throw_exception_if_processing_interrupted)
-
-    def push(self, latent: Tensor, *, last: bool = False) -> Tensor | None:
-        """``[1, 16, t, h, w]`` unscaled latents -> ``[F, H, W, 3]`` frames that they complete, or None for none yet.
-
-        Args:
-            last: nothing follows; latents that wait are decoded too.
-        """
-        vae = self._vae
-        vae._check(latent)
-        management.load_models_gpu([vae.patcher], memory_required=vae.memory_used_decode(latent.shape, vae.vae_dtype))
-        rows = list(vae._frames(self._stream, latent, last))
-        return torch.cat(rows) if rows else None
+    def _as_images(self, row: Tensor) -> Tensor:
+        """``[1, 3, F, H, W]`` as decoded -> ``[F, H, W, 3]`` on the output device."""
+        return self.process_output(row[0].to(self.output_device).float()).movedim(0, -1)
 
 
 def preferred_dtype(device: torch.device) -> torch.dtype:

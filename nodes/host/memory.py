@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import comfy.model_management
 import comfy.patcher_extension
 
 from ...motioncache_core.kv_cache import KVCache
 from ...motioncache_core.plan import Plan
 from .chunk_session import RunSettings, kv_placement, token_grid
+from .latents import InputError
 from .versions import inference_dtype
 
 
@@ -21,18 +23,23 @@ def kv_bytes(model: Any, plan: Plan, settings: RunSettings, latent: tuple[int, .
     network = model.model.diffusion_model
     dtype, _ = kv_placement(settings, inference_dtype(model.model), model.load_device)
     rows, columns = token_grid(latent[-2], latent[-1], network.patch_size)
-    tokens = plan.largest_window * rows * columns
+    tokens = plan.stored_frames * rows * columns
     return KVCache.bytes_needed(len(network.blocks), tokens, network.dim, branches * latent[0], dtype)
 
 
-def count_kv_in(model_options: dict[str, Any], plan: Plan, settings: RunSettings, lists: set[str]) -> None:
+def count_kv_in(
+    model_options: dict[str, Any], plan: Plan, settings: RunSettings, lists: set[str], branches: int | None = None
+) -> None:
     """Let ComfyUI's estimate before sampling see the store of a SkyReels-V2 run.
 
-    ``lists``: names of the guider's lists of conditions that reach the network.
+    Args:
+        lists: names of the guider's lists of conditions that reach the network.
+        branches: how many branches are stored, ``None``: one for each of those conditions.
     """
 
     def stored(patcher: Any, noise_shape: tuple[int, ...], conds: dict[str, Any]) -> int:
-        return kv_bytes(patcher, plan, settings, noise_shape, sum(len(conds[name]) for name in lists))
+        count = sum(len(conds[name]) for name in lists) if branches is None else branches
+        return kv_bytes(patcher, plan, settings, noise_shape, count)
 
     count_in(model_options, plan, stored)
 
@@ -40,7 +47,8 @@ def count_kv_in(model_options: dict[str, Any], plan: Plan, settings: RunSettings
 def count_in(
     model_options: dict[str, Any], plan: Plan, stored: Callable[[Any, tuple[int, ...], dict[str, Any]], int]
 ) -> None:
-    """Let ComfyUI's estimate before sampling see one call's activations plus a store, as a longer latent.
+    """Let ComfyUI's estimate before sampling see one call's activations plus a store, as a longer latent; a store that
+    the device cannot hold at all is refused then, before anything is loaded.
 
     Args:
         model_options: of a MODEL.
@@ -51,7 +59,9 @@ def count_in(
     def prepare(executor: Any, patcher: Any, noise_shape: Any, conds: Any, *args: Any, **kwargs: Any) -> Any:
         batch, channels, _, height, width = noise_shape
         one_frame = max(float(patcher.model.memory_required([batch, channels, 1, height, width])), 1.0)
-        store_frames = math.ceil(stored(patcher, tuple(noise_shape), conds) / one_frame)
+        needed = stored(patcher, tuple(noise_shape), conds)
+        _refuse_too_large(needed, patcher.load_device)
+        store_frames = math.ceil(needed / one_frame)
         frames = max(call.frames for call in plan.calls) + store_frames
         return executor(patcher, [batch, channels, frames, height, width], conds, *args, **kwargs)
 
@@ -62,3 +72,14 @@ def count_in(
         model_options,
         is_model_options=True,
     )
+
+
+def _refuse_too_large(needed: int, device: Any) -> None:
+    """Raise InputError for a store that is larger than the device."""
+    there = comfy.model_management.get_total_memory(device)
+    if needed > there:
+        raise InputError(
+            f"keys and values of earlier chunks need {needed / 2**30:.1f} GB, and {device} has {there / 2**30:.1f} GB "
+            "in all; set kv_precision to fp8_e4m3fn or kv_place to CPU, take a shorter window (SkyReels-V2: or a "
+            "higher ar_step), or a smaller picture"
+        )

@@ -1,4 +1,4 @@
-"""Where models and saved prompts lie: the pack's own folders, and model folders among ComfyUI's model files.
+"""Where models, saved prompts and takes lie: the pack's own folders, and model folders among ComfyUI's model files.
 
 Importing this module registers the folders with ComfyUI.
 """
@@ -21,6 +21,7 @@ from ...motioncache_core.weight_files import (
 PACK = Path(__file__).resolve().parents[2]
 DIFFUSION_MODELS = "diffusion_models"
 PROMPTS = "motioncache_prompts"
+TAKES = "motioncache_takes"
 FOLDER_MARK = "/ (folder)"
 
 
@@ -29,8 +30,10 @@ def _register() -> None:
         folder_paths.add_model_folder_path(kind, str(PACK / "tiny_world" / kind))
     folder_paths.add_model_folder_path(PROMPTS, str(Path(folder_paths.models_dir) / PROMPTS), is_default=True)
     folder_paths.add_model_folder_path(PROMPTS, str(PACK / "tiny_world" / "prompts"))
-    places, _ = folder_paths.folder_names_and_paths[PROMPTS]
-    folder_paths.folder_names_and_paths[PROMPTS] = (places, {".safetensors"})
+    folder_paths.add_model_folder_path(TAKES, str(Path(folder_paths.get_output_directory()) / TAKES), is_default=True)
+    for kind in (PROMPTS, TAKES):
+        places, _ = folder_paths.folder_names_and_paths[kind]
+        folder_paths.folder_names_and_paths[kind] = (places, {".safetensors"})
 
 
 _register()
@@ -103,6 +106,25 @@ def resolve_prompt(choice: str) -> Path:
         UnknownFileError: there is no such file.
     """
     return _resolve_file(PROMPTS, "prompt_name", choice, prompt_choices())
+
+
+def take_folder() -> Path:
+    """The folder that takes are saved to (it may not exist yet)."""
+    return Path(folder_paths.get_folder_paths(TAKES)[0])
+
+
+def take_choices() -> list[str]:
+    """Names of the saved takes."""
+    return folder_paths.get_filename_list(TAKES)
+
+
+def resolve_take(choice: str) -> Path:
+    """The file that a choice stands for.
+
+    Raises:
+        UnknownFileError: there is no such file.
+    """
+    return _resolve_file(TAKES, "take_name", choice, take_choices())
 
 
 def _resolve_file(kind: str, field: str, choice: str, choices: list[str]) -> Path:

@@ -9,6 +9,7 @@ import comfy.patcher_extension
 
 from ...motioncache_core.config import CacheConfig
 from .magi1_model import SAMPLER_NAME, Magi1Model
+from .roles import UnsupportedError
 from .sampler import OwnSampler
 
 CONFIG_OPTION = "motioncache_config"
@@ -45,6 +46,13 @@ def why_not_served(model: Any, family: str | None = None) -> str | None:
             "work with the DF models, through the sampler's start_image."
         )
     return f"MotionCache serves {served} models; this MODEL is a {type(model.model).__name__}."
+
+
+def refuse_foreign_model(model: Any, family: str) -> None:
+    """Raise UnsupportedError for a MODEL that is not of the family."""
+    refusal = why_not_served(model, family)
+    if refusal is not None:
+        raise UnsupportedError(refusal)
 
 
 def attach_config(model: Any, config: CacheConfig) -> None:

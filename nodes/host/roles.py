@@ -6,6 +6,7 @@ a role is (list name, slot, sample) instead, built once at the start of a run.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,24 @@ def _active(entry: dict[str, Any]) -> tuple[float, float]:
     return max((s for s in starts if s is not None), default=0.0), min((e for e in ends if e is not None), default=1.0)
 
 
+def refuse_entry(name: str, entry: Mapping[str, Any]) -> None:
+    """Raise UnsupportedError for what a condition holds that does not work chunk by chunk.
+
+    Args:
+        name: what to call it.
+        entry: options of a CONDITIONING.
+    """
+    for key, what in _UNSUPPORTED_ENTRIES.items():
+        if entry.get(key) is not None:
+            raise UnsupportedError(f"{name} uses {what}, which does not work chunk by chunk; disconnect it")
+    hooks = entry.get("hooks")
+    if hooks is not None and any(len(h.hook_keyframe.keyframes) > 1 for h in hooks.hooks):
+        raise UnsupportedError(
+            f"{name} has hooks with keyframes over the steps; chunks are at different steps at once. "
+            "Use a hook without keyframes"
+        )
+
+
 def refuse_unsupported(conds: Conds, model_options: dict[str, Any], plan: Plan, one_run: bool = False) -> None:
     """Raise UnsupportedError, before anything loads, for what one noise level a chunk cannot serve.
 
@@ -83,15 +102,7 @@ def refuse_unsupported(conds: Conds, model_options: dict[str, Any], plan: Plan, 
     """
     for name, entries in conds.items():
         for entry in entries or []:
-            for key, what in _UNSUPPORTED_ENTRIES.items():
-                if entry.get(key) is not None:
-                    raise UnsupportedError(f"{name} uses {what}, which does not work chunk by chunk; disconnect it")
-            hooks = entry.get("hooks")
-            if hooks is not None and any(len(h.hook_keyframe.keyframes) > 1 for h in hooks.hooks):
-                raise UnsupportedError(
-                    f"{name} has hooks with keyframes over the steps; chunks are at different steps at once. "
-                    "Use a hook without keyframes"
-                )
+            refuse_entry(name, entry)
     if model_options.get("context_handler") is not None:
         raise UnsupportedError(
             "the MODEL has context windows; this sampler has its own (window, overlap). Remove the context window node"

@@ -7,15 +7,41 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from .live_run import BOARD, LiveRun, prompt_server
+from .board import BOARD
+from .live_run import LiveRun, prompt_server
 
 LONGEST_REQUEST = 64 * 1024
 MARK = "motioncache_routes"
 """Attribute of the server that says that it has them."""
 
 logger = logging.getLogger(__name__)
+
+
+async def in_passing_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function that computes with torch in a thread that ends.
+
+    Threads for torch's operations stay with the thread that asked for them. In one of asyncio's, which live on, they
+    would slow sampling on a CPU for good.
+    """
+    with ThreadPoolExecutor(1, "motioncache-route") as pool:
+        return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+
+
+async def read_at_most(content: Any, most: int) -> bytes | None:
+    """A request's body, ``None`` if it is longer; its header may not tell, or tell something else.
+
+    Args:
+        content: the request's stream.
+        most: bytes.
+    """
+    parts: list[bytes] = []
+    while (part := await content.read(most + 1)) and sum(map(len, parts)) <= most:
+        parts.append(part)
+    body = b"".join(parts) + part
+    return body if len(body) <= most else None
 
 
 def register(drawn_plan: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
@@ -29,6 +55,8 @@ def register(drawn_plan: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
         return
     setattr(server, MARK, True)
     answers = sys.modules["server"].web
+    one_at_a_time = asyncio.Lock()
+    """Several plans at once would take the cores from sampling."""
 
     def refused(sentence: str, status: int = 400) -> Any:
         return answers.json_response({"error": sentence}, status=status)
@@ -40,22 +68,26 @@ def register(drawn_plan: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
 
     @server.routes.post("/motioncache/plan")
     async def plan(request: Any) -> Any:
-        if (request.content_length or 0) > LONGEST_REQUEST:
+        body = await read_at_most(request.content, LONGEST_REQUEST)
+        if body is None:
             return refused(f"the request is longer than {LONGEST_REQUEST} bytes")
         try:
-            asked = json.loads(await request.text())
+            asked = json.loads(body)
         except (ValueError, RecursionError):
             return refused("the request is no JSON")
         if not isinstance(asked, dict):
             return refused("the request must be a table of values")
-        try:
-            return answers.json_response(await asyncio.to_thread(drawn_plan, asked))
-        except (ValueError, OSError) as error:
-            return refused(str(error))
+        async with one_at_a_time:
+            if request.transport is None or request.transport.is_closing():
+                return refused("the page has asked for another plan since")
+            try:
+                return answers.json_response(await in_passing_thread(drawn_plan, asked))
+            except (ValueError, OSError) as error:
+                return refused(str(error))
 
     @server.routes.get("/motioncache/state")
     async def state(request: Any) -> Any:
-        run = BOARD.of_node(request.query.get("node", ""))
+        run = BOARD.of_node(request.query.get("node", ""), request.query.get("workflow"))
         return answers.json_response({"state": None if run is None else run.snapshot()})
 
     @server.routes.get("/motioncache/pictures")

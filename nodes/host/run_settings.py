@@ -34,7 +34,10 @@ def active_cache(config: CacheConfig | None, plan: Plan, model: Any) -> tuple[Ca
 def why_inactive(config: CacheConfig, plan: Plan) -> str | None:
     """Why settings do not act on a plan, ``None`` if they do."""
     if config.granularity == "step" and plan.chunk_wise:
-        return "step-level caching works on whole windows; set attention to 'vanilla full'"
+        return (
+            "step-level caching works on whole windows: in a sampler, with attention 'vanilla full' or "
+            "'vanilla block-causal'"
+        )
     if config.granularity != "step" and not plan.chunk_wise:
         return "it works chunk by chunk; set attention to 'chunk-wise'"
     return None

@@ -13,6 +13,7 @@ from ...motioncache_core.report import Report
 from ...motioncache_core.trace import Trace, TraceEntry
 from .latents import SPATIAL, InputError, reencode_history
 from .live_run import LiveRun
+from .previews import PacedCallback
 from .sampler import WindowSampler
 
 PLACES = ["GPU", "CPU"]
@@ -22,7 +23,7 @@ PLACES = ["GPU", "CPU"]
 def check_size(width: int, height: int, divisor: int = SPATIAL) -> None:
     """Raise InputError for sides that are no multiples of ``divisor`` pixels."""
     for name, value in (("width", width), ("height", height)):
-        if value % divisor:
+        if value % divisor or value <= 0:
             nearest = max(1, round(value / divisor)) * divisor
             raise InputError(f"{name} is {value} pixels; it must be a multiple of {divisor} (nearest: {nearest})")
 
@@ -50,7 +51,7 @@ def run_windows(session: Any, guider: Any, given: Tensor | None, vae: Any, make_
         make_callback: ``latent_preview.prepare_callback``.
     """
     plan, model = session.plan, guider.model_patcher.model
-    callback = make_callback(guider.model_patcher, len(plan.calls))
+    callback = PacedCallback(make_callback(guider.model_patcher, len(plan.calls)))
     sigmas = torch.tensor(plan.sigmas)
     for window in plan.windows:
         frames = None

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import comfy.samplers
@@ -16,13 +17,12 @@ from ...motioncache_core.events import Event
 from ...motioncache_core.loop import RunState
 from ...motioncache_core.models.skyreels_v2.plan import SamplingSettings, build_plan, pixel_length
 from ...motioncache_core.plan import Call, Plan, Window
+from .previews import Callback, PacedCallback
 from .roles import UnsupportedError, refuse_unsupported
 from .session import RunSettings, Session
 
 LARGEST_SIGMA = 0.9999
 """Stock schedulers begin at exactly 1, where the log signal-to-noise ratio that UniPC works with has no value."""
-
-Callback = Callable[[int, Tensor, Tensor, int], None]
 
 
 @dataclass(frozen=True)
@@ -124,14 +124,14 @@ class AutoregressiveSampler(OwnSampler):
         run = self.prepare(model_wrap, plan, extra_args["seed"], (height, width))
         state = RunState.new(plan, batch, channels, height, width, noise.device)
         session = Session(plan, run.settings, state, run.on_event)
-        last = plan.calls[-1].index
+        paced = PacedCallback(callback) if callback is not None else None
         with run.around:
             for window in plan.windows:
                 frames = given if window.index == 0 else None
                 for event in session.sample_window(model_wrap, window, extra_args, frames):
-                    if callback is not None:
-                        x0 = session.state.video if event.call.index == last else _shown_first(session, window, event)
-                        callback(event.call.index, x0, session.state.video, len(plan.calls))
+                    if paced is not None:
+                        shown = partial(_shown, session, window, event)
+                        paced.tell(event.call.index, shown, session.state.video, len(plan.calls))
         return session.state.video
 
 
@@ -146,9 +146,14 @@ def newest_frame(call: Call) -> int:
     return far[-1].stop - 1 - call.start
 
 
-def _shown_first(session: Session, window: Window, event: Any) -> Tensor:
-    """The video with the call's prediction in it, rolled so that previews, which show frame 0, show its newest."""
+def _shown(session: Session, window: Window, event: Any) -> Tensor:
+    """The video with the call's prediction in it, rolled so that previews, which show frame 0, show its newest.
+
+    After the last call it is the video as it is, which stock nodes hand on.
+    """
     call: Call = event.call
+    if call is session.plan.calls[-1]:
+        return session.state.video
     start = window.start + call.start
     shown = session.state.video.clone()
     shown[:, :, start : start + call.frames] = event.x0

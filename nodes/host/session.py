@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...motioncache_core.kv_cache import KVCache
+from ...motioncache_core.kv_cache import KVCache, ring
 from ...motioncache_core.loop import part_levels
 from ...motioncache_core.models.skyreels_v2.adapter import BranchRow, NetworkRun, SkyReelsV2Adapter
 from ...motioncache_core.models.skyreels_v2.policy import SkyReelsV2Policy
 from ...motioncache_core.plan import Call
+from ...motioncache_core.take import stand_in
 from .chunk_session import ChunkSession, RunSettings, SelectedAttention, kv_placement, options_of, token_grid
 from .roles import Slot, UnsupportedError, lists_in_use, role_slots
 from .versions import inference_dtype
@@ -20,38 +21,60 @@ from .versions import inference_dtype
 __all__ = ["RunSettings", "Session", "kv_placement", "token_grid"]
 
 
+Role = tuple[str, int, int]
+"""(list of the guider's conditions, slot, sample)."""
+
+
 @dataclass
 class Session(ChunkSession):
     """A SkyReels-V2 run from its first to its last call."""
 
     network: NetworkRun = field(default_factory=NetworkRun)
+    policy: SkyReelsV2Policy | None = None
+    name: str = ""
+    """Tells the prompts of sessions that share a network's memory apart."""
+    roles: tuple[Role, ...] = ()
+    """Branches that its guider passes; there from :meth:`begin_relay` on."""
+    frame_tokens: int = 0
+    """Tokens of a latent frame; there from :meth:`begin_relay` on."""
+
+    def __post_init__(self) -> None:
+        if self.settings.cache is not None:
+            self.policy = SkyReelsV2Policy(self.settings.cache)
 
     @property
     def memory(self) -> NetworkRun:
         return self.network
 
     def begin_relay(self, model_wrap: Any, model_options: dict[str, Any]) -> _Relay:
-        wan = model_wrap.inner_model.diffusion_model
+        wan, video = model_wrap.inner_model.diffusion_model, self.state.video
+        slots = role_slots(model_wrap.conds)
+        rows, columns = token_grid(video.shape[-2], video.shape[-1], wan.patch_size)
+        self.frame_tokens = rows * columns
         if self.network.kv is None:
-            per_frame = _tokens_per_frame(self.state.video, wan.patch_size)
-            self._prepare(wan, model_wrap, per_frame, lists_in_use(model_wrap, model_options))
-        return _Relay(self, wan, role_slots(model_wrap.conds))
+            tokens = self.plan.stored_frames * self.frame_tokens
+            dtype, device = kv_placement(self.settings, inference_dtype(model_wrap.inner_model), video.device)
+            self.network.kv = KVCache(len(wan.blocks), tokens, wan.dim, dtype, device)
+        self.network.policy = self.policy
+        lists = lists_in_use(model_wrap, model_options)
+        seen = {(slot.name, slot.slot): None for slot in slots.values() if slot.name in lists}
+        self.roles = tuple((*role, sample) for role in seen for sample in range(video.shape[0]))
+        for role in self.roles if self.plan.chunk_wise else ():
+            self.network.kv.allocate(role)  # before the first call, so that ComfyUI's memory checks see it
+        return _Relay(self, wan, slots)
 
-    def _prepare(self, wan: Any, model_wrap: Any, per_frame: int, lists: set[str]) -> None:
-        """Lay out keys and values before the first call, so that ComfyUI's memory checks see them."""
-        if self.settings.cache is not None:
-            self.network.policy = SkyReelsV2Policy(self.settings.cache)
-        dtype, device = kv_placement(self.settings, inference_dtype(model_wrap.inner_model), self.state.video.device)
-        self.network.kv = KVCache(len(wan.blocks), self.plan.largest_window * per_frame, wan.dim, dtype, device)
-        if self.plan.chunk_wise:
-            for slot in role_slots(model_wrap.conds).values():
-                for sample in range(self.state.video.shape[0] if slot.name in lists else 0):
-                    self.network.kv.allocate((slot.name, slot.slot, sample))
+    def take_memory_of(self, other: Session) -> None:
+        """Share the network's memory of another session of the same take."""
+        self.network = other.network
 
-
-def _tokens_per_frame(latents: Tensor, patch: tuple[int, int, int]) -> int:
-    rows, columns = token_grid(latents.shape[-2], latents.shape[-1], patch)
-    return rows * columns
+    def mirror(self, call: Call) -> None:
+        """Branches that only other sessions pass find this one's first branch in their place."""
+        kv = self.network.kv
+        missing = [role for role in kv.roles if role not in self.roles]
+        if missing:
+            rows = ring(call.start * self.frame_tokens, call.stop * self.frame_tokens, kv.tokens)
+        for role in missing:
+            kv.mirror(stand_in(role, self.roles), role, rows)
 
 
 class _Relay:
@@ -67,6 +90,7 @@ class _Relay:
 
     def begin(self, call: Call) -> None:
         self.call, self.seen = call, set()
+        self.session.network.policy = self.session.policy
 
     @torch.compiler.disable
     def __call__(
@@ -103,7 +127,7 @@ class _Relay:
             if slot is None:
                 rows += [self._foreign_row()] * samples
                 continue
-            role, prompt = (slot.name, slot.slot), (slot.name, slot.place)
+            role, prompt = (slot.name, slot.slot), (self.session.name, slot.name, slot.place)
             auxiliary = role in self.seen
             self.seen.add(role)
             rows += [BranchRow((*role, sample), prompt, auxiliary) for sample in range(samples)]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import comfy.cli_args
-import latent_preview
 import numpy as np
 from PIL import Image
 from torch import Tensor
@@ -38,24 +37,28 @@ class Thumbnails:
             return file.getvalue()
 
 
+def decoder_chosen() -> bool:
+    """Whether ComfyUI's own previews come from a decoder (TAESD) and so are finer than these."""
+    return comfy.cli_args.args.preview_method == comfy.cli_args.LatentPreviewMethod.TAESD
+
+
 def latent_colours(latent_format: Any) -> Colours | None:
     """How to colour latents of a format; ``None`` where previews are turned off or the format has no colours.
 
-    Of ComfyUI's previewers always the linear one: a decoder would take time on the device that is sampling.
+    The colours are those of ComfyUI's linear previewer: a decoder would take time on the device that is sampling. They
+    are mixed with numpy, so that on a CPU no second thread computes with torch (see ``motioncache_core.live``).
     """
     turned_off = comfy.cli_args.args.preview_method == comfy.cli_args.LatentPreviewMethod.NoPreviews
     if turned_off or latent_format.latent_rgb_factors is None:
         return None
-    previewer = latent_preview.Latent2RGBPreviewer(
-        latent_format.latent_rgb_factors,
-        latent_format.latent_rgb_factors_bias,
-        getattr(latent_format, "latent_rgb_factors_reshape", None),
-    )
+    factors = np.asarray(latent_format.latent_rgb_factors, dtype=np.float32)
+    bias = np.asarray(latent_format.latent_rgb_factors_bias or 0.0, dtype=np.float32)
+    reshape = getattr(latent_format, "latent_rgb_factors_reshape", None)
 
     def colour(latents: Tensor) -> np.ndarray:
-        frames = latents[:1].float()
-        return np.stack(
-            [np.asarray(previewer.decode_latent_to_preview(frames[:, :, f : f + 1])) for f in range(frames.shape[2])]
-        )
+        first = latents[:1] if reshape is None else reshape(latents[:1])
+        channels = first[0].float().cpu().numpy()
+        mixed = np.einsum("cfhw,ck->fhwk", channels, factors) + bias
+        return (((mixed + 1.0) / 2.0).clip(0.0, 1.0) * 255).astype(np.uint8)
 
     return colour
