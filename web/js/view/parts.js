@@ -21,6 +21,7 @@ function legend() {
   row.title =
     "Timeline: a line on top of a cell means warm-up, half a line the chunk phase. Motion weights are relative " +
     "within a frame. A token counts as recomputed if at least one branch recomputed it.";
+  const words = {};
   const entries = [
     ["full", "computed"],
     ["partial", "partly"],
@@ -29,12 +30,14 @@ function legend() {
     ["token", "recomputed token"],
     ["heat", "still to moving, per frame"],
   ];
-  for (const [name, words] of entries) {
+  for (const [name, text] of entries) {
     const entry = make("span");
-    entry.append(make("i", `mc-swatch mc-${name}`), words);
+    words[name] = make("span");
+    words[name].textContent = text;
+    entry.append(make("i", `mc-swatch mc-${name}`), words[name]);
     row.append(entry);
   }
-  return row;
+  return { row, words };
 }
 
 /** Everything in the view, for a MotionView. */
@@ -45,15 +48,14 @@ export function build(view) {
     role: "group",
     "aria-label": "MotionCache: what is computed and what is reused. Arrow keys choose chunk and step, space plays.",
   });
-  const status = make("div", "mc-text mc-grow", { "aria-live": "polite" });
+  const status = make("div", "mc-text mc-two mc-grow");
   const fold = button("–", "Fold or unfold", () => view.onFold?.());
   const planButton = button("Plan", "The plan, before the run", () => view.setMode("plan"));
   const runButton = button("Run", "What the last run did", () => view.setMode("run"));
-  const top = make("div", "mc-row");
+  const top = make("div", "mc-row mc-top");
   top.append(status, ...(view.plans ? [planButton, runButton] : []), fold);
 
   const totals = make("div", "mc-text mc-two mc-quiet");
-  totals.title = "Share of the token passes that were done. It is not a speed-up, which only a clock can tell.";
   const picture = make("canvas", "mc-picture", { role: "img", "aria-label": "Picture of the chosen chunk and frame" });
   const strip = make("canvas", "mc-strip", { role: "img", "aria-label": "Chunks; finished ones play as a loop" });
   const timeline = make("canvas", "mc-timeline", { role: "img", "aria-label": "Timeline: chunks by steps" });
@@ -79,8 +81,12 @@ export function build(view) {
   });
   const controls = make("div", "mc-row");
   controls.append(play, back, frame, on, shows, opacity);
-  const hover = make("div", "mc-text mc-two");
-  root.append(top, totals, picture, strip, controls, timeline, hover, legend());
+  const hover = make("div", "mc-text mc-two mc-three");
+  // what changes ten times a second is not said aloud: only the chosen cell, and begin and end of a run
+  const chosen = make("div", "mc-aloud", { "aria-live": "polite" });
+  const events = make("div", "mc-aloud", { "aria-live": "polite" });
+  const { row, words } = legend();
+  root.append(top, totals, picture, strip, controls, timeline, hover, row, chosen, events);
 
   root.addEventListener("keydown", (event) => view.key(event));
   // the node must not be dragged from here; the wheel still zooms the graph
@@ -110,5 +116,8 @@ export function build(view) {
     view.keep();
     view.invalidate();
   });
-  return { root, status, totals, picture, strip, timeline, play, frame, shows, opacity, hover, fold, planButton, runButton };
+  return {
+    root, status, totals, picture, strip, timeline, play, frame, shows, opacity, hover, fold, planButton, runButton, chosen, events,
+    legend: words,
+  };
 }

@@ -1,11 +1,15 @@
 // What is known of runs: loaded from the server's route, kept up to date by events, or taken from a node's output.
 
+import { workflowId } from "./graph.js";
+
 const { api } = window.comfyAPI.api;
 
 export const PHASES = ["none", "warm-up", "chunk", "token"];
 export const OUTCOMES = ["full", "partial", "reused"];
 const EVENT = "motioncache.live";
-const KEPT = 24;
+const KEPT = 64;
+const QUIET_MS = 5000;
+const keyOf = (workflow, node) => JSON.stringify([workflow, node]);
 
 function bytesOf(text) {
   const raw = atob(text);
@@ -45,7 +49,7 @@ class Run {
       if (before?.version !== version) this.thumbnails.set(lane, { ...before, version, clean: Boolean(clean), stale: true });
     }
     Object.assign(this, { seq: change.seq, status: change.status, message: change.message, now: change.now });
-    this.totals = change.totals;
+    Object.assign(this, { totals: change.totals, decoded: change.decoded ?? this.decoded });
   }
 
   takePictures(lane, pictures) {
@@ -69,55 +73,129 @@ class Store extends EventTarget {
   constructor() {
     super();
     this.runs = new Map();
-    this.byNode = new Map();
+    this.shown = new Map(); // (workflow, node) -> {run, at}; runs sent by scripts have an empty workflow
+    this.pinned = new Map(); // (workflow, node) -> run that the history shows
     this.loading = new Map();
+    this.again = new Set(); // (workflow, node) whose answer on its way may be older than what was missed
+    this.heard = 0; // when the last event came, or was asked for in its place
+    this.elsewhere = new Set(); // runs of other graphs, heard of while they ran
     api.addEventListener(EVENT, ({ detail }) => this.hear(detail));
-    api.addEventListener("reconnected", () => [...this.byNode.keys()].forEach((node) => this.load(node)));
+    api.addEventListener("reconnected", () => {
+      for (const key of this.shown.keys()) this.miss(JSON.parse(key)[1]);
+    });
   }
 
-  /** The newest run of any of these nodes (a subgraph's node has one id for every copy of the subgraph). */
+  /** The newest run of any of these nodes in this graph (a subgraph's node has one id for every copy of it). */
   runOf(nodes, kind) {
-    const found = nodes.map((node) => this.runs.get(this.byNode.get(node))).filter((run) => run?.head.kind === kind);
-    return found.sort((a, b) => b.born - a.born)[0];
+    const workflow = workflowId();
+    const keys = nodes.flatMap((node) => [keyOf(workflow, node), keyOf("", node)]);
+    const found = keys.map((key) => this.shown.get(key)).filter((one) => one && this.runs.get(one.run)?.head.kind === kind);
+    return this.runs.get(found.sort((a, b) => b.at - a.at)[0]?.run);
   }
 
-  /** Ask the server for a node's state. */
+  /** Ask the server for the state of a node of the graph on the page. */
   load(node) {
-    if (!this.loading.has(node)) {
+    const workflow = workflowId();
+    const key = keyOf(workflow, node);
+    if (!this.loading.has(key)) {
       const asked = api
-        .fetchApi(`/motioncache/state?node=${encodeURIComponent(node)}`)
-        .then((answer) => (answer.ok ? answer.json() : { state: null }))
-        .then(({ state }) => state && this.adopt(state))
+        .fetchApi(`/motioncache/state?${new URLSearchParams({ node, workflow })}`)
+        .then((answer) => (answer.ok ? answer.json() : {}))
+        .then(({ state }) => {
+          if (state === null) this.lose(workflow, node);
+          const pinned = this.pinned.has(key) && state?.status !== "running";
+          if (state && !pinned) this.adopt(state, state.workflow ?? "");
+        })
         .catch((error) => console.warn("motioncache: the server did not tell its state", error))
-        .finally(() => this.loading.delete(node));
-      this.loading.set(node, asked);
+        .finally(() => {
+          this.loading.delete(key);
+          if (this.again.delete(key)) this.load(node);
+        });
+      this.loading.set(key, asked);
     }
-    return this.loading.get(node);
+    return this.loading.get(key);
   }
 
-  /** Take a whole state. One that is not newer than what is known of the same run adds only its pictures. */
-  adopt(state) {
+  /**
+   * Ask for a run from which nothing was heard for a while. ComfyUI may send nothing more to a page that was reloaded: when
+   * the old connection ends late, it takes the new one, which has the same name, for it.
+   */
+  stir(run) {
+    if (run?.status !== "running" || performance.now() - this.heard < QUIET_MS) return;
+    this.heard = performance.now();
+    this.load(run.head.node);
+  }
+
+  /** Something was missed: ask for the whole state, anew if an answer is on its way. */
+  miss(node) {
+    const key = keyOf(workflowId(), node);
+    if (this.loading.has(key)) this.again.add(key);
+    else this.load(node);
+  }
+
+  /** The server knows nothing of a node: it was started anew, and what ran in it has ended. */
+  lose(workflow, node) {
+    for (const key of [keyOf(workflow, node), keyOf("", node)]) {
+      const run = this.runs.get(this.shown.get(key)?.run);
+      if (run?.status !== "running") continue;
+      Object.assign(run, { status: "failed", message: "ComfyUI was started anew" });
+      this.changed(node);
+    }
+  }
+
+  /** Take the state that the history has of a node of the graph on the page, in place of what the server told. */
+  recall(state) {
+    const workflow = workflowId();
+    const key = keyOf(workflow, state?.node);
+    const run = this.shown.get(key)?.run;
+    if (run !== state?.run && this.runs.get(run)?.status === "running") return;
+    this.pinned.set(key, state?.run);
+    this.shown.delete(key); // so that it counts as the newest
+    this.adopt(state, workflow);
+  }
+
+  /**
+   * Take a result that ComfyUI hands to a node of the graph on the page: its own, or one that ComfyUI had kept, which
+   * another graph may have made. That of a graph that ran behind this one goes to a node with the same id.
+   */
+  result(state) {
+    if (!this.elsewhere.delete(state?.run)) this.adopt(state, workflowId());
+  }
+
+  point(workflow, node, run) {
+    const key = keyOf(workflow, node);
+    if (this.shown.get(key)?.run !== run) this.shown.set(key, { run, at: performance.now() });
+  }
+
+  /**
+   * Take a whole state. One that is not newer than what is known of the same run adds only its pictures.
+   * @param {string} workflow of the graph that shows it; a result that ComfyUI kept may have been made from another one.
+   */
+  adopt(state, workflow) {
     if (state?.format !== "motioncache_live" || state.version !== 1) return;
     const known = this.runs.get(state.run);
     if (known) {
       if (state.seq >= known.seq) known.take(state);
       for (const [lane, pictures] of Object.entries(state.pictures ?? {})) known.takePictures(Number(lane), pictures);
     } else {
-      const run = new Run(state);
-      run.born = performance.now();
-      this.runs.set(run.id, run);
+      this.runs.set(state.run, new Run(state));
       while (this.runs.size > KEPT) this.runs.delete(this.runs.keys().next().value);
     }
-    this.byNode.set(state.node, state.run);
+    this.point(workflow, state.node, state.run);
     this.changed(state.node);
   }
 
   hear(change) {
+    this.heard = performance.now();
     const run = this.runs.get(change.run);
-    // an unknown run, or one of which something was missed
-    if (!run || change.base > run.seq) return this.load(change.node);
+    const workflow = change.workflow ?? "";
+    const here = !workflow || workflow === workflowId();
+    if (here) this.pinned.delete(keyOf(workflowId(), change.node));
+    this.elsewhere[here ? "delete" : "add"](change.run);
+    // an unknown run, or one of which something was missed; another graph's is asked for when that graph is shown
+    if (!run || change.base > run.seq) return here ? this.miss(change.node) : null;
     run.take(change);
-    this.byNode.set(change.node, change.run);
+    this.point(workflow, change.node, change.run);
     this.changed(change.node);
   }
 

@@ -8,16 +8,24 @@ const dots = "radial-gradient(rgba(255,255,255,.8) 22%, transparent 26%)";
 const CSS = `
 .motioncache-view {
   box-sizing: border-box; width: 100%; height: 100%; min-height: 0; contain: inline-size; display: flex; flex-direction: column; gap: 3px;
-  padding: 4px; overflow: hidden; border-radius: 4px; font: 11px/14px sans-serif;
+  padding: 4px; overflow: hidden; position: relative; border-radius: 4px; font: 11px/14px sans-serif;
   color: var(--input-text, #ddd); background: var(--comfy-menu-bg, #353535); outline: none; user-select: none;
 }
 .motioncache-view:focus-visible { outline: 2px solid var(--p-primary-color, ${REUSED}); outline-offset: -2px; }
 .motioncache-view > * { flex: none; min-width: 0; }
 .motioncache-view .mc-row { display: flex; align-items: center; gap: 4px; height: 20px; }
+.motioncache-view .mc-top { height: 28px; align-items: flex-start; }
+.motioncache-view.mc-folded .mc-top { height: 20px; align-items: center; }
+.motioncache-view.mc-folded .mc-top .mc-two { height: 14px; -webkit-line-clamp: 1; }
 .motioncache-view .mc-text {
   height: 14px; overflow: hidden; white-space: nowrap; text-overflow: ellipsis; color: var(--input-text, #ddd);
 }
-.motioncache-view .mc-two { height: 28px; white-space: normal; text-overflow: clip; }
+.motioncache-view .mc-two {
+  height: 28px; white-space: normal; display: -webkit-box; -webkit-line-clamp: 2; -webkit-box-orient: vertical; overflow-wrap: anywhere;
+}
+.motioncache-view .mc-three { height: 42px; -webkit-line-clamp: 3; }
+.motioncache-view .mc-legend { display: block; }
+.motioncache-view .mc-aloud { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 .motioncache-view .mc-frame { white-space: nowrap; min-width: 62px; text-align: center; }
 .motioncache-view .mc-quiet { color: var(--descrip-text, #999); }
 .motioncache-view .mc-picture { flex: 1 1 60px; min-height: 60px; width: 100%; display: block; }

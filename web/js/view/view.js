@@ -2,14 +2,16 @@
 // from the server's drawing of the plan.
 
 import { sharpness } from "./canvas.js";
+import { workflowId } from "./graph.js";
 import { build } from "./parts.js";
 import { drawPicture, drawStrip, recomputed, tokenAt, weightOf } from "./picture.js";
 import { OUTCOMES, PHASES, store } from "./store.js";
 import { cellAt, drawTimeline } from "./timeline.js";
-import { describeCell, describePlan, describeRun, describeTotals } from "./words.js";
+import { describeCell, describeEvent, describeNotes, describePlan, describeRun, describeTotals } from "./words.js";
 
 const PLAY_MS = 160;
 const LOOP_MS = 140;
+const TOTALS_HELP = "\nShare of the token passes that were done. It is not a speed-up, which only a clock can tell.";
 
 export class MotionView {
   /** `ids`: () -> ids under which the node runs. `plans`: whether the node has a plan to draw. */
@@ -27,21 +29,30 @@ export class MotionView {
     this.playing = null;
     this.beat = 0;
     this.strip = [];
+    this.place = null; // of the timeline
+    this.hovered = null; // cell under the mouse
+    this.token = null; // token under the mouse
     this.parts = build(this);
     this.element = this.parts.root;
     this.restore();
     this.onChange = ({ detail }) => this.ids().includes(detail.node) && this.changed();
-    store.addEventListener("change", this.onChange);
     this.observer = new ResizeObserver(() => this.invalidate());
-    this.observer.observe(this.element);
-    this.timer = setInterval(() => this.tick(), LOOP_MS);
+    this.timer = null;
     this.calm = window.matchMedia?.("(prefers-reduced-motion: reduce)")?.matches ?? false;
+  }
+
+  /** Begin to follow what happens; `dispose` ends it. */
+  start() {
+    store.addEventListener("change", this.onChange);
+    this.observer.observe(this.element);
+    this.timer ??= setInterval(() => this.tick(), LOOP_MS);
   }
 
   dispose() {
     store.removeEventListener("change", this.onChange);
     this.observer.disconnect();
     clearInterval(this.timer);
+    this.timer = null;
     this.play(false);
   }
 
@@ -54,13 +65,18 @@ export class MotionView {
     return this.mode === "run" ? (this.run?.head ?? null) : this.plan;
   }
 
+  /** Whether ComfyUI's preview of a run shows nothing that the view does not: a decoder's is finer. */
+  get showsLatents() {
+    return !this.run?.decoded;
+  }
+
   /** What the view shows, as plain data. */
   state() {
     const { mode, lane, step, frame, shows, opacity } = this;
     const run = this.run;
     return {
       mode, lane, step, frame, shows, opacity,
-      run: run ? { id: run.id, seq: run.seq, status: run.status, cells: [...run.cells.values()], totals: run.totals } : null,
+      run: run ? { id: run.id, workflow: run.head.workflow, seq: run.seq, status: run.status, cells: [...run.cells.values()], totals: run.totals } : null,
       words: ["status", "totals", "hover"].map((name) => this.parts[name].textContent),
     };
   }
@@ -73,15 +89,25 @@ export class MotionView {
       this.shownRun = run.id;
       const begins = run.status === "running";
       if (begins || this.mode === "run" || !this.restored) this.mode = "run";
-      this.follow = begins || !this.restored;
+      this.follow = begins || this.follow || !this.restored;
       this.restored = false;
     }
+    this.announce(run);
     if (run && this.follow && this.mode === "run") {
       const last = [...run.cells.values()].at(-1);
       if (last) [this.lane, this.step] = last;
     }
     this.clamp();
     this.invalidate();
+  }
+
+  /** Say begin and end of a run aloud; one that was over when the page came to know it is no event. */
+  announce(run) {
+    const now = run ? `${run.id} ${run.status}` : "";
+    if (now === this.announced) return;
+    const event = run && (run.status === "running" || this.announced === `${run.id} running`);
+    this.announced = now;
+    if (event) this.parts.events.textContent = describeEvent(run);
   }
 
   /** Show a drawing of the plan. `moved`: a knob was touched, so the plan is what is asked for. */
@@ -108,6 +134,9 @@ export class MotionView {
 
   clamp() {
     const head = this.head;
+    const under = this.hovered;
+    if (!head || !(under?.lane < head.lanes.length && under.step < head.steps)) this.hovered = null;
+    if (!head || !(this.token?.row < head.rows && this.token.column < head.columns)) this.token = null;
     if (!head) return;
     this.lane = Math.min(Math.max(this.lane, 0), head.lanes.length - 1);
     this.step = Math.min(Math.max(this.step, 0), head.steps - 1);
@@ -158,8 +187,9 @@ export class MotionView {
 
   pointed(event) {
     const head = this.head;
-    const found = head && cellAt(head, this.parts.timeline, event.offsetX, event.offsetY);
-    this.hovered = found ? { ...found } : null;
+    const place = this.place;
+    const found = head && place && cellAt(head, place, this.parts.timeline, event.offsetX, event.offsetY, this.step);
+    this.hovered = found;
     if (found && event.buttons & 1) this.choose(found.lane, found.step);
     this.invalidate();
   }
@@ -177,7 +207,7 @@ export class MotionView {
   // Kept over a reload of the page
 
   get slot() {
-    return `motioncache.view.${this.ids()[0]}.${this.kind}`;
+    return `motioncache.view.${workflowId()}.${this.ids()[0]}.${this.kind}`;
   }
 
   keep() {
@@ -191,10 +221,11 @@ export class MotionView {
 
   restore() {
     try {
-      const { run, ...kept } = JSON.parse(sessionStorage.getItem(this.slot)) ?? {};
-      if (!run) return;
-      Object.assign(this, kept);
-      this.restored = !kept.follow;
+      const kept = JSON.parse(sessionStorage.getItem(this.slot));
+      if (!kept) return;
+      const { run, mode, follow, lane, step, frame, ...looks } = kept;
+      Object.assign(this, looks, run ? { mode, follow, lane, step, frame } : {});
+      this.restored = Boolean(run);
       this.parts.opacity.value = String(this.opacity);
       this.parts.shows.value = this.shows;
     } catch {
@@ -224,6 +255,7 @@ export class MotionView {
   }
 
   draw() {
+    this.clamp(); // another graph, and so another run, may have come to the page
     const { parts } = this;
     const run = this.mode === "run" ? this.run : null;
     const head = this.head;
@@ -234,14 +266,22 @@ export class MotionView {
     parts.play.disabled = !head;
     parts.status.textContent = run ? describeRun(run) : describePlan(this.plan, this.problem, this.plans);
     parts.status.title = parts.status.textContent;
-    parts.totals.textContent = run ? describeTotals(run) : "";
-    const spot = this.hovered ?? { lane: this.lane, step: this.step };
-    const words = head ? describeCell(head, run, this.plan, spot) : "";
+    parts.totals.textContent = run ? describeTotals(run) : describeNotes(this.plan, this.problem);
+    parts.totals.title = parts.totals.textContent + (run ? TOTALS_HELP : "");
+    const chosen = { lane: this.lane, step: this.step };
+    const words = head ? describeCell(head, run, this.plan, this.hovered ?? chosen) : "";
     parts.hover.textContent = this.token && run ? this.describeToken(run) : words;
     parts.hover.title = parts.hover.textContent;
+    const aloud = head ? describeCell(head, run, this.plan, chosen) : "nothing yet";
+    parts.timeline.setAttribute("aria-label", `Timeline, chunks by steps; chosen: ${aloud}`);
+    const moves = this.playing || (this.follow && run?.status === "running");
+    if (!moves && parts.chosen.textContent !== aloud) parts.chosen.textContent = aloud;
+    parts.legend.partial.textContent = run ? "partly" : "may be reused";
+    for (const name of ["token", "heat"]) parts.legend[name].parentElement.style.display = run ? "" : "none";
     parts.frame.textContent = head ? `frame ${this.frame + 1}/${head.lanes[this.lane][1] - head.lanes[this.lane][0]}` : "";
     if (!head) return [parts.timeline, parts.picture, parts.strip].forEach((canvas) => (canvas.width = canvas.width));
-    drawTimeline(parts.timeline, head, (lane, step) => this.mark(run, lane, step), { lane: this.lane, step: this.step });
+    const mark = (lane, step) => this.mark(run, lane, step);
+    this.place = drawTimeline(parts.timeline, head, mark, chosen, this.place) ?? this.place;
     drawPicture(parts.picture, head.rows ? head : { ...head, rows: 9, columns: 16 }, this.shown(run));
     this.drawStripOnly();
   }
@@ -263,7 +303,7 @@ export class MotionView {
       return null;
     }
     const cell = this.plan?.cells[lane * this.plan.steps + step];
-    if (!cell) return null;
+    if (!cell || this.plan.cache === "unknown") return null;
     const kind = ["full", "reused", "partial"][cell[3]];
     return { kind, share: 0.5, phase: cell[2], planned: true };
   }
@@ -282,7 +322,7 @@ export class MotionView {
       frame: this.frame,
       picture: pictures?.get(this.step),
       weights: this.weightsFor(pictures),
-      outcome: cell && run.head.cache !== "none" ? cell[3] : null,
+      outcome: cell && (run.head.cache !== "none" || OUTCOMES[cell[3]] !== "full") ? cell[3] : null,
       opacity: this.opacity,
       heat: this.shows === "both" || this.shows === "motion",
       tokens: this.shows === "both" || this.shows === "tokens",

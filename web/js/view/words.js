@@ -5,12 +5,14 @@ import { OUTCOMES, PHASES } from "./store.js";
 const EXPECTATIONS = ["computed", "reused", "may be reused, the picture decides"];
 
 function seconds(value) {
-  if (value >= 90) return `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;
-  return value >= 10 ? `${Math.round(value)} s` : `${value.toFixed(1)} s`;
+  const whole = Math.round(value);
+  if (whole >= 90) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  return whole >= 10 ? `${whole} s` : `${value.toFixed(1)} s`;
 }
 
 function percent(share) {
-  return `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
+  const near = (share > 0 && share < 0.1) || (share > 0.99 && share < 1); // what little is left is not hidden
+  return `${(100 * share).toFixed(near ? 1 : 0)} %`;
 }
 
 export function describeRun(run) {
@@ -21,49 +23,61 @@ export function describeRun(run) {
   if (!run.now?.length) return "begins";
   const [kind, lane, step] = run.now;
   const doing = { context: "shows given frames", refresh: `passes chunk ${lane} clean` }[kind] ?? `chunk ${lane}, step ${step}`;
-  const rest = left === null ? "" : ` · ≈ ${seconds(left)} left`;
-  return `${doing} · pass ${calls}/${planned}${rest}`;
+  const rest = left === null ? "" : `≈ ${seconds(left)} left · `;
+  return `${rest}pass ${calls}/${planned} · ${doing}`;
+}
+
+/** Said aloud by a screen reader at the begin and the end of a run. */
+export function describeEvent(run) {
+  return run.status === "running" ? `MotionCache: the run begins, ${run.totals.calls_planned} passes` : `MotionCache: ${describeRun(run)}`;
 }
 
 export function describeTotals(run) {
-  const { computed, total, outcomes, seconds: spent } = run.totals;
+  const { computed, total, outcomes } = run.totals;
   if (!total) return "";
   const [full, partial, reused] = outcomes;
-  const steps = full + partial + reused;
-  const saved = steps ? ` · branch steps: ${full} full, ${partial} partly, ${reused} skipped` : "";
-  return `computed ${percent(computed / total)} of token passes (not a speed-up)${saved} · ${seconds(spent)}`;
+  const saved = full + partial + reused ? ` · branch steps: ${full} full, ${partial} partly, ${reused} skipped` : "";
+  return `computed ${percent(computed / total)} of token passes (not a speed-up)${saved}`;
 }
 
 export function describePlan(plan, problem, plans) {
   if (problem) return `plan: ${problem}`;
   if (!plan) return plans ? "plan: not drawn yet" : "nothing was made yet: run the graph";
+  const name = plan.example ? "plan (an example)" : "plan";
   const chunks = `${plan.lanes.length} chunk${plan.lanes.length === 1 ? "" : "s"} × ${plan.steps} steps`;
-  if (plan.cache === "none") return [`plan: ${chunks}, no MotionCache`, ...plan.notes].join(" · ");
+  if (plan.cache === "unknown") return `${name}: ${chunks}`;
+  if (plan.cache === "none") return `${name}: ${chunks}, no MotionCache`;
   const first = plan.first_reuse === null ? "nothing can be reused" : `reuse can begin at step ${plan.first_reuse}`;
-  const how = plan.exact ? "chunk phase as it will be" : "bounds";
-  return [`plan: ${chunks}, ${first} (${how})`, ...plan.notes].join(" · ");
+  const how = plan.exact ? "exact" : "bounds";
+  return `${name}: ${chunks}, ${first} (${how})`;
 }
 
-/** Chunk, step, phase, what happened or is expected, distance, threshold, computed share, time. */
+/** What the plan's drawing leaves open. */
+export function describeNotes(plan, problem) {
+  return problem || !plan ? "" : plan.notes.join(" · ");
+}
+
+/** Chunk, step, phase, what happened or is expected, distance, threshold, computed share, time; least wanted last. */
 export function describeCell(head, run, plan, { lane, step }) {
   const [start, stop, begin, window] = head.lanes[lane];
-  const where = `chunk ${lane} (latents ${start}–${stop - 1}${window ? `, window ${window}` : ""}), step ${step}`;
+  const name = `chunk ${lane}, step ${step}`;
+  const where = ` · latents ${start}–${stop - 1}${window ? `, window ${window}` : ""}`;
   if (!run) {
     const cell = plan.cells[lane * plan.steps + step];
     const phase = PHASES[cell[2]];
-    const distance = cell.length > 4 ? `, distance ${cell[4].toPrecision(3)}${threshold(head, phase)}` : "";
-    const what = plan.cache === "none" ? "computed" : EXPECTATIONS[cell[3]];
-    return `${where}: row ${begin + step}, ${phaseWords(phase)}${what}${distance}`;
+    const distance = cell.length > 4 ? ` · distance ${cell[4].toPrecision(3)}${threshold(head, phase)}` : "";
+    const what = { none: "computed", unknown: "the cache settings are not known" }[plan.cache] ?? EXPECTATIONS[cell[3]];
+    return `${name}: ${phaseWords(phase)}${what}${distance} · row ${begin + step}${where}`;
   }
   const cell = run.cell(lane, step);
-  if (!cell) return `${where}: waiting`;
+  if (!cell) return `${name}: waiting${where}`;
   const [, , phaseAt, outcomeAt, computed, total, distance, waited, spent] = cell;
   const phase = PHASES[phaseAt];
   const outcome = { full: "all recomputed", partial: `${percent(computed / total)} recomputed`, reused: "all reused" };
-  const far = distance === null ? "" : `, distance ${distance.toPrecision(3)}${threshold(head, phase)}`;
+  const far = distance === null ? "" : ` · distance ${distance.toPrecision(3)}${threshold(head, phase)}`;
   const waits = waited ? ", too few needed work" : "";
-  const lasted = `, ${seconds(spent)} (chunk ${seconds(run.totals.seconds_by_lane[lane])})`;
-  return `${where}: ${phaseWords(phase)}${outcome[OUTCOMES[outcomeAt]]}${far}${waits}${lasted}`;
+  const lasted = ` · ${seconds(spent)} (chunk ${seconds(run.totals.seconds_by_lane[lane])})`;
+  return `${name}: ${phaseWords(phase)}${outcome[OUTCOMES[outcomeAt]]}${waits}${far}${lasted}${where}`;
 }
 
 function phaseWords(phase) {
