@@ -24,11 +24,11 @@ def main() -> None:
     """Parse the command line and run."""
     args = parser().parse_args()
     logging.basicConfig(level=logging.INFO, format=parallel.LOG_FORMAT, stream=sys.stdout)
-    from tools.tinyworld import forcing, magi1
+    from tools.tinyworld import magi1, training
 
     args.work.mkdir(parents=True, exist_ok=True)
     if args.what in ("all", "transformer"):
-        recipe = forcing.Recipe(steps=args.steps, batch=args.batch, rate=args.rate)
+        recipe = training.Recipe(steps=args.steps, batch=args.batch, rate=args.rate)
         paths = (args.work, args.seed, args.out / FILE, args.vae)
         parallel.run(args.workers, magi1.train, recipe, *paths, args.clips)
     if args.what in ("all", "prompts"):

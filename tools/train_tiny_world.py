@@ -87,9 +87,9 @@ def _polish(args: argparse.Namespace) -> None:
 
 
 def _train_transformer(args: argparse.Namespace) -> None:
-    from tools.tinyworld import forcing
+    from tools.tinyworld import forcing, training
 
-    recipe = forcing.Recipe(steps=args.steps, batch=args.batch, short=args.short)
+    recipe = training.Recipe(steps=args.steps, batch=args.batch, short=args.short)
     parallel.run(
         args.workers,
         forcing.train,

@@ -20,26 +20,13 @@ import torch
 
 from tools.bench.harness import pack, table
 from tools.host.environment import REPO
+from tools.tinyworld import demo
+from tools.tinyworld.host import import_comfyui
+from tools.tinyworld.prompts import SHIPPED
+from tools.tinyworld.world import Scene
 
-SAMPLING: dict[str, Any] = {
-    "width": 96,
-    "height": 96,
-    "frames": 97,
-    "fps": 24.0,
-    "steps": 20,
-    "guidance": 2.0,
-    "shift": 5.0,
-    "chunk_size": 5,
-    "ar_step": 5,
-    "window": 57,
-    "overlap": 17,
-    "attention": "chunk-wise",
-    "history_noise": 20,
-    "clean_refresh": True,
-    "solver": "unipc",
-    "kv_precision": "model",
-    "kv_place": "GPU",
-}
+WINDOW, OVERLAP, AR_STEP = 57, 17, 5
+"""Frames of a window, those of them that it goes on from, steps that a chunk stays behind."""
 HISTORIES = ("latents", "re-encode with VAE")
 AFTER = 4
 """Frames after the seam that are compared."""
@@ -49,7 +36,7 @@ def main() -> int:
     """Measure, print the table, write the JSON."""
     parser = argparse.ArgumentParser(prog="dev.py bench seam", description=__doc__)
     parser.add_argument("--prompts", type=int, default=3, help="prompts of the tiny world (%(default)s)")
-    parser.add_argument("--steps", type=int, default=SAMPLING["steps"], help="denoising steps (%(default)s)")
+    parser.add_argument("--steps", type=int, default=demo.STEPS, help="denoising steps (%(default)s)")
     parser.add_argument("--out", type=Path, default=REPO / "build" / "bench" / "seam.json")
     options = parser.parse_args()
     rows = measure(options.prompts, options.steps)
@@ -70,17 +57,18 @@ def main() -> int:
 @torch.inference_mode()
 def measure(prompts: int, steps: int) -> list[dict[str, Any]]:
     """One row for each way of going on and of decoding, medians over the prompts."""
-    model, vae, conditionings, negative = load(prompts)
+    windows = Windows()
     rows = []
     for history in HISTORIES:
         jumps: dict[str, list[tuple[float, float]]] = {"joined": [], "apart": []}
         distances = []
-        for seed, positive in enumerate(conditionings):
-            joined, apart = sample(model, vae, positive, negative, history, seed, steps)
-            distances.append(psnr(joined[57 : 57 + AFTER], apart[57 : 57 + AFTER]))
+        for seed, scene in enumerate(SHIPPED[:prompts]):
+            joined, apart = windows.sample(scene, seed, steps, history)
+            after = slice(WINDOW, WINDOW + AFTER)
+            distances.append(psnr(joined[after], apart[after]))
             for name, frames in (("joined", joined), ("apart", apart)):
                 changes = (frames[1:] - frames[:-1]).abs().flatten(1).mean(dim=1)
-                jumps[name].append((float(changes[56]), float(changes.median())))
+                jumps[name].append((float(changes[WINDOW - 1]), float(changes.median())))
         for name, pairs in jumps.items():
             rows.append(
                 {
@@ -94,51 +82,37 @@ def measure(prompts: int, steps: int) -> list[dict[str, Any]]:
     return rows
 
 
-def load(prompts: int) -> tuple[Any, Any, list[Any], Any]:
-    """The tiny world through the pack's own loaders and the stock VAE loader."""
-    import comfy.cli_args
+class Windows:
+    """The tiny world, its videos made of two windows. ComfyUI must be on the path."""
 
-    comfy.cli_args.args.cpu = not torch.cuda.is_available()  # before anything of ComfyUI looks for a GPU
-    pack.load()
-    from motioncache.nodes import loaders
-    from motioncache.nodes import prompts as prompt_nodes
+    def __init__(self) -> None:
+        import_comfyui()
+        pack.load()
+        import nodes
+        from tools.bench.harness.tiny_world_runs import FOLDER, Sampling, TinyWorld
 
-    import nodes
+        torch.set_num_threads(1)
+        self.world, self.how = TinyWorld(), Sampling(clean_refresh=True)
+        (file,) = (FOLDER / "vae").glob("*.safetensors")
+        self.vae = nodes.VAELoader().load_vae(file.name)[0]
 
-    folder = REPO / "tiny_world"
-    model = loaders.MotionCacheLoadSkyReelsV2.execute(name_in(folder / "diffusion_models"), "default").args[0]
-    vae = nodes.VAELoader().load_vae(name_in(folder / "vae"))[0]
-    names = sorted(path.name for path in (folder / "prompts").glob("*.safetensors"))
-    negative = next(name for name in names if name.startswith("empty"))
-    positive = [name for name in names if name != negative][:prompts]
-    read = prompt_nodes.MotionCacheLoadPrompt.execute
-    return model, vae, [read(name).args[0] for name in positive], read(negative).args[0]
+    def sample(self, scene: Scene, seed: int, steps: int, history: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """(frames of one joined decode, frames of a decode a window), each ``[97, H, W, 3]``."""
+        from motioncache.nodes.host import sampler as host
 
+        windows: list[torch.Tensor] = []
+        original = host.WindowSampler.sample
 
-def name_in(folder: Path) -> str:
-    return next(folder.glob("*.safetensors")).name
+        def keep(self_: Any, *arguments: Any, **named: Any) -> torch.Tensor:
+            result = original(self_, *arguments, **named)
+            windows.append(self.world.model.model.process_latent_out(result.clone()).cpu())
+            return result
 
-
-def sample(
-    model: Any, vae: Any, positive: Any, negative: Any, history: str, seed: int, steps: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(frames of one joined decode, frames of a decode a window), each ``[97, H, W, 3]``."""
-    from motioncache.nodes import sampling
-    from motioncache.nodes.host import sampler as host
-
-    windows: list[torch.Tensor] = []
-    original = host.WindowSampler.sample
-
-    def keep(self: Any, *arguments: Any, **named: Any) -> torch.Tensor:
-        result = original(self, *arguments, **named)
-        windows.append(model.model.process_latent_out(result.clone()).cpu())
-        return result
-
-    settings = {**SAMPLING, "seed": seed, "steps": steps, "history": history, "vae": vae}
-    with mock.patch.object(host.WindowSampler, "sample", keep):
-        result = sampling.MotionCacheAutoregressiveSampler.execute(model, positive, negative, **settings)
-    first, second = (vae.decode(window)[0] for window in windows)
-    return vae.decode(result.args[0]["samples"])[0], torch.cat([first, second[SAMPLING["overlap"] :]])
+        inputs = {"window": WINDOW, "overlap": OVERLAP, "history": history, "vae": self.vae}
+        with mock.patch.object(host.WindowSampler, "sample", keep):
+            made = self.world.sample(scene, seed, steps, AR_STEP, self.how, **inputs)
+        first, second = (self.vae.decode(window)[0] for window in windows)
+        return self.vae.decode(made.latents)[0], torch.cat([first, second[OVERLAP:]])
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:

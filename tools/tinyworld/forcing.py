@@ -1,10 +1,8 @@
-"""Diffusion-forcing training of the tiny transformer: noise levels, loss, optimiser, checkpoints."""
+"""Diffusion-forcing training of the tiny transformer: noise levels, loss, what is written."""
 
 from __future__ import annotations
 
 import logging
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,8 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from .dataset import Dataset, load_or_encode
 from .host import import_comfyui
-from .muon import Muon
-from .parallel import average_gradients
+from .training import Recipe, Training, run
 from .transformer import TinySkyReels, initialise
 
 log = logging.getLogger("tiny_world")
@@ -22,39 +19,6 @@ CHUNKS = (5,) * 5
 SHORT_CHUNKS = CHUNKS[:3]
 HISTORY_NOISE = 20
 TRAIN_SHIFT = 5.0
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train.
-
-    Args:
-        steps: optimiser steps.
-        short: share of the steps, at the beginning, that see the first three chunks of a clip only; they cost half.
-        batch: clips in a step, of every worker.
-        rate: learning rate of the matrices inside the blocks (orthogonalised momentum) and, times `adam_share`, of all
-            the rest (AdamW).
-        warm_up: steps until the full learning rate.
-        decay_from: share of the steps after which the learning rate falls to zero, linearly.
-        mix: share of the clips that show one sprite, a slow one, two sprites.
-        drop: share of the prompts replaced by the empty one.
-        sprite_weight: loss weight of a latent place that a sprite covers; elsewhere it is 1.
-        first_weight: loss weight of the first latent frame, which stands for one picture and looks unlike the others.
-        ema: decay of the averaged weights, which are the ones that are kept.
-    """
-
-    steps: int = 2600
-    short: float = 0.4
-    batch: int = 3
-    rate: float = 5e-3
-    adam_share: float = 0.3
-    warm_up: int = 60
-    decay_from: float = 0.65
-    mix: tuple[float, float, float] = (0.5, 0.25, 0.25)
-    drop: float = 0.12
-    sprite_weight: float = 6.0
-    first_weight: float = 3.0
-    ema: float = 0.995
 
 
 def noise_levels(batch: int, chunks: int, generator: torch.Generator) -> torch.Tensor:
@@ -111,13 +75,6 @@ def loss_on(
     return (error * weight).sum() / weight.sum().clamp(min=1)
 
 
-def learning_rate(step: int, recipe: Recipe) -> float:
-    """Share of the full learning rate in a step."""
-    warm = min(1.0, (step + 1) / recipe.warm_up)
-    left = (1 - step / recipe.steps) / (1 - recipe.decay_from)
-    return warm * min(1.0, max(0.0, left))
-
-
 def train(
     rank: int, recipe: Recipe, work: Path, seed: int, out: Path, vae_path: Path, clips_per_scene: int,
     begin_with: Path | None = None, export_every: float = 600.0,
@@ -139,66 +96,16 @@ def train(
         initialise(model, seed)
     else:
         model.load_official(load_file(begin_with))
-    inside = [p for n, p in model.named_parameters() if "blocks." in n and p.ndim == 2]
-    known = {id(p) for p in inside}
-    rest = [p for p in model.parameters() if id(p) not in known]
-    optimisers = [Muon(inside, lr=1.0), torch.optim.AdamW(rest, lr=1.0, betas=(0.9, 0.98), weight_decay=0.01)]
-    full = [recipe.rate, recipe.rate * recipe.adam_share]
-    average = {k: v.clone() for k, v in model.state_dict().items()}
-    state, start = work / "transformer.pt", 0
-    if state.exists():
-        saved = torch.load(state, weights_only=True)
-        model.load_state_dict(saved["model"])
-        average = saved["average"]
-        for optimiser, s in zip(optimisers, saved["optimisers"], strict=True):
-            optimiser.load_state_dict(s)
-        start = saved["step"]
-        log.info("transformer: going on from step %d", start)
 
-    def keep(step: int) -> None:
-        torch.save(
-            {"model": model.state_dict(), "average": average, "step": step,
-             "optimisers": [o.state_dict() for o in optimisers]}, state,
-        )  # fmt: skip
-
-    began = exported = time.monotonic()
-    shown: list[float] = []
-    for step in range(start, recipe.steps):
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + step) * 64 + rank)
-        share = learning_rate(step, recipe)
-        for optimiser, rate in zip(optimisers, full, strict=True):
-            for group in optimiser.param_groups:
-                group["lr"] = rate * share
-            optimiser.zero_grad(set_to_none=True)
+    def loss(generator: torch.Generator, step: int) -> torch.Tensor:
         chunks = SHORT_CHUNKS if step < recipe.short * recipe.steps else CHUNKS
-        loss = loss_on(model, data, recipe, chunks, generator)
-        loss.backward()
-        average_gradients(model.parameters())
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
-        decay = min(recipe.ema, (step + 1) / (step + 10))
-        with torch.no_grad():
-            for k, v in model.state_dict().items():
-                average[k].lerp_(v, 1 - decay)
-        if rank:
-            continue
-        shown.append(loss.item())
-        if (step + 1) % 25 == 0:
-            pace = (time.monotonic() - began) / (step + 1 - start)
-            log.info(
-                "transformer: step %d of %d, loss %.4f, rate share %.2f, %.2f s a step",
-                step + 1, recipe.steps, sum(shown) / len(shown), share, pace,
-            )  # fmt: skip
-            shown = []
-        if (step + 1) % 100 == 0:
-            keep(step + 1)
-        if time.monotonic() - exported > export_every:
-            exported = time.monotonic()
-            export(average, out, step + 1, seed)
-    if rank == 0:
-        keep(recipe.steps)
-        export(average, out, recipe.steps, seed)
+        return loss_on(model, data, recipe, chunks, generator)
+
+    def write(average: dict[str, torch.Tensor], step: int) -> None:
+        export(average, out, step, seed)
+
+    job = Training("transformer", model, lambda name: "blocks." in name, loss, work / "transformer.pt", write)
+    run(rank, job, recipe, seed, export_every)
 
 
 def export(average: dict[str, torch.Tensor], out: Path, step: int, seed: int) -> None:

@@ -28,7 +28,6 @@ from motioncache_core.models.magi1.transformer import Magi1Transformer
 
 from . import prompts, training
 from .dataset import Dataset, load_or_encode
-from .forcing import Recipe
 from .host import import_comfyui, wan_statistics
 from .world import Scene
 
@@ -175,7 +174,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     return nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
-def random_batch(data: Dataset, recipe: Recipe, generator: torch.Generator) -> Batch:
+def random_batch(data: Dataset, recipe: training.Recipe, generator: torch.Generator) -> Batch:
     """Clips of ``data`` (in the network's units), each in a random stage; two in three see all four chunks in work."""
     frames = WINDOW.chunk_frames
     chunks = data.latents.shape[2] // frames
@@ -207,7 +206,7 @@ def loss_on(model: Magi1Transformer, batch: Batch) -> Tensor:
 
 
 def train(
-    rank: int, recipe: Recipe, work: Path, seed: int, out: Path, vae_path: Path, clips_per_scene: int
+    rank: int, recipe: training.Recipe, work: Path, seed: int, out: Path, vae_path: Path, clips_per_scene: int
 ) -> list[float]:
     """Train and export; goes on from ``work/magi1.pt``. Returns the loss of every step made."""
     import_comfyui()
@@ -216,7 +215,7 @@ def train(
     model = build()
     initialise(model, seed)
 
-    def loss(generator: torch.Generator) -> Tensor:
+    def loss(generator: torch.Generator, step: int) -> Tensor:
         return loss_on(model, random_batch(data, recipe, generator))
 
     def write(average: dict[str, Tensor], step: int) -> None:

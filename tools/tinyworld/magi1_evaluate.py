@@ -64,6 +64,7 @@ def run(
     transformer: Path, vae_path: Path, sheet: Path, *, which: str, prompts: int, seeds: int, steps: int
 ) -> dict[str, float]:
     """Sample scenes, log every clip and the totals, write the contact sheet and ``sheet``.json."""
+    torch.set_num_threads(1)  # the layers are small, and on a busy machine threads wait for each other in each of them
     tiny = TinyMagi1(transformer, vae_path)
     rows, strips = [], []
     for scene in pick_scenes(which, prompts):

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .forcing import Recipe, learning_rate
 from .muon import Muon
 from .parallel import average_gradients
 
@@ -22,6 +21,39 @@ TELL_EVERY = 25
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Args:
+        steps: optimiser steps.
+        short: share of the steps, at the beginning, that see the first three chunks of a clip only; they cost half.
+        batch: clips in a step, of every worker.
+        rate: learning rate of the matrices inside the blocks (orthogonalised momentum) and, times `adam_share`, of all
+            the rest (AdamW).
+        warm_up: steps until the full learning rate.
+        decay_from: share of the steps after which the learning rate falls to zero, linearly.
+        mix: share of the clips that show one sprite, a slow one, two sprites.
+        drop: share of the prompts replaced by the empty one.
+        sprite_weight: loss weight of a latent place that a sprite covers; elsewhere it is 1.
+        first_weight: loss weight of the first latent frame, which stands for one picture and looks unlike the others.
+        ema: decay of the averaged weights, which are the ones that are kept.
+    """
+
+    steps: int = 2600
+    short: float = 0.4
+    batch: int = 3
+    rate: float = 5e-3
+    adam_share: float = 0.3
+    warm_up: int = 60
+    decay_from: float = 0.65
+    mix: tuple[float, float, float] = (0.5, 0.25, 0.25)
+    drop: float = 0.12
+    sprite_weight: float = 6.0
+    first_weight: float = 3.0
+    ema: float = 0.995
+
+
+@dataclass(frozen=True)
 class Training:
     """What is trained, and where it is kept.
 
@@ -29,7 +61,7 @@ class Training:
         name: for the log.
         model: its parameters; matrices in ``inside`` take orthogonalised momentum, all else AdamW.
         inside: whether a parameter of that name is inside the blocks.
-        loss: of one random batch, from a generator that follows from seed, step and process.
+        loss: (generator that follows from seed, step and process; step) -> loss of one random batch.
         state: file to go on from.
         export: (averaged weights, steps done) -> writes the finished file.
     """
@@ -37,9 +69,16 @@ class Training:
     name: str
     model: nn.Module
     inside: Callable[[str], bool]
-    loss: Callable[[torch.Generator], Tensor]
+    loss: Callable[[torch.Generator, int], Tensor]
     state: Path
     export: Callable[[dict[str, Tensor], int], None]
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Share of the full learning rate in a step."""
+    warm = min(1.0, (step + 1) / recipe.warm_up)
+    left = (1 - step / recipe.steps) / (1 - recipe.decay_from)
+    return warm * min(1.0, max(0.0, left))
 
 
 def run(rank: int, training: Training, recipe: Recipe, seed: int, export_every: float = 600.0) -> list[float]:
@@ -66,6 +105,12 @@ def run(rank: int, training: Training, recipe: Recipe, seed: int, export_every: 
         for optimiser, own in zip(optimisers, saved["optimisers"], strict=True):
             optimiser.load_state_dict(own)
         log.info("%s: going on from step %d", training.name, start)
+
+    def keep(step: int) -> None:
+        optimised = [optimiser.state_dict() for optimiser in optimisers]
+        saved = {"model": model.state_dict(), "average": average, "step": step, "optimisers": optimised}
+        torch.save(saved, training.state)
+
     losses: list[float] = []
     began = exported = time.monotonic()
     for step in range(start, recipe.steps):
@@ -74,7 +119,7 @@ def run(rank: int, training: Training, recipe: Recipe, seed: int, export_every: 
             for group in optimiser.param_groups:
                 group["lr"] = rate * share
             optimiser.zero_grad(set_to_none=True)
-        loss = training.loss(torch.Generator().manual_seed((seed * 1_000_003 + step) * 64 + rank))
+        loss = training.loss(torch.Generator().manual_seed((seed * 1_000_003 + step) * 64 + rank), step)
         loss.backward()
         average_gradients(model.parameters())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -90,14 +135,14 @@ def run(rank: int, training: Training, recipe: Recipe, seed: int, export_every: 
                 training.name, done, recipe.steps, sum(recent) / len(recent), share,
                 (time.monotonic() - began) / (done - start),
             )  # fmt: skip
-        if rank == 0 and (done % SAVE_EVERY == 0 or done == recipe.steps):
-            optimised = [optimiser.state_dict() for optimiser in optimisers]
-            torch.save(
-                {"model": model.state_dict(), "average": average, "step": done, "optimisers": optimised}, training.state
-            )
-        if rank == 0 and (time.monotonic() - exported > export_every or done == recipe.steps):
+        if rank == 0 and done % SAVE_EVERY == 0 and done < recipe.steps:
+            keep(done)
+        if rank == 0 and time.monotonic() - exported > export_every:
             exported = time.monotonic()
             training.export(average, done)
+    if rank == 0:  # also where an earlier run made all steps: the finished file may be gone or be wanted elsewhere
+        keep(max(start, recipe.steps))
+        training.export(average, max(start, recipe.steps))
     return losses
 
 

@@ -26,9 +26,8 @@ Measure = Callable[[argparse.Namespace, dict[str, Any]], Iterator[dict[str, Any]
 
 
 def parser_of(name: str, description: str) -> argparse.ArgumentParser:
-    """A parser with the options that all have."""
-    parser = argparse.ArgumentParser(prog=f"dev.py bench {name}", description=description)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes and one pair: shows only that it runs")
+    """A parser with the options of all that compare variants."""
+    parser = plain_parser(name, description)
     parser.add_argument("--pairs", type=int, help="rounds in which every variant runs once")
     parser.add_argument("--layers", type=int, help="transformer blocks")
     parser.add_argument("--steps", type=int, help="denoising steps of every chunk")
@@ -36,9 +35,16 @@ def parser_of(name: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--latent", help="height x width of a latent frame, even numbers")
     parser.add_argument("--text-tokens", type=int, help="tokens of a prompt")
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.7, 0.5, 0.3], help="computed fractions")
+    parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32", help="precision of the weights")
+    return parser
+
+
+def plain_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """A parser with the options that all have."""
+    parser = argparse.ArgumentParser(prog=f"dev.py bench {name}", description=description)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes and few runs: shows only that it runs")
     parser.add_argument("--threads", type=int, help="PyTorch's threads (all cores)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32", help="precision of the weights")
     parser.add_argument("--out", type=Path, default=REPO / f"build/bench/{name}.json", help="JSON with all numbers")
     parser.add_argument("--check", action="store_true", help="exit status 1 if a target is missed")
     return parser

@@ -83,31 +83,31 @@ class PeakMemory:
     """Memory that a run held at its peak, above what the process held before it (the weights), in bytes.
 
     On CUDA the allocator's peak; on Linux the peak of the resident set, whose mark is set back before every run;
-    ``None`` where neither can be read.
+    ``None`` where neither can be read. ``before``: what it held.
     """
 
     device: torch.device
     bytes: int | None = None
-    _before: int | None = None
+    before: int | None = None
 
     def __enter__(self) -> PeakMemory:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
-            self._before = torch.cuda.memory_allocated(self.device)
+            self.before = torch.cuda.memory_allocated(self.device)
         else:
-            self._before = _reset_peak()
+            self.before = _reset_peak()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before is None:
+        if self.before is None:
             return
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
         else:
             peak = _status_bytes("VmHWM")
-        self.bytes = peak - self._before
+        self.bytes = peak - self.before
 
     @staticmethod
     def what(device: torch.device) -> str:

@@ -49,9 +49,9 @@ class ReplayedPolicy(Magi1Policy):
         super().__init__(config, plan)
         self.pattern, self.grid = pattern, grid
 
-    def decide(self, role: Any, call: Call, tokens: Tensor) -> Decision:
-        decision = super().decide(role, call, tokens)
-        replay(decision, self.pattern, call.parts[0].frames, self.grid, 0, tokens.device)
+    def decide(self, role: Any, call: Call, latents: Tensor, embed: Callable[[Tensor], Tensor]) -> Decision:
+        decision = super().decide(role, call, latents, embed)
+        replay(decision, self.pattern, call.parts[0].frames, self.grid, 0, latents.device)
         return decision
 
 
@@ -102,9 +102,9 @@ def timed_run(watch: Stopwatch) -> type[Magi1Run]:
             with watch:
                 return super().reuse(call, x)
 
-        def stepped(self, call: Call, x: Tensor, window: Tensor) -> None:
+        def stepped(self, call: Call, x: Tensor, after: Tensor, previous: Tensor | None) -> None:
             with watch:
-                super().stepped(call, x, window)
+                super().stepped(call, x, after, previous)
 
     return TimedRun
 

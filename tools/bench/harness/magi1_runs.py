@@ -101,7 +101,16 @@ def random_model(architecture: ArchitectureConfig, dtype: str, seed: int = 0) ->
     for key, entry in expected_entries(architecture).items():
         stored = torch.float32 if entry.dtype == "float32" else DTYPES[dtype]
         tensors[key] = torch.randn(entry.shape, generator=generator).mul_(WEIGHT_SPREAD).to(stored)
-    layout = Layout(Path(), "random weights", "made here", architecture, None, {}, {}, ())
+    layout = Layout(
+        path=Path(),
+        name="random weights",
+        kind="made here",
+        tensors={},
+        notices=(),
+        config=architecture,
+        distilled=None,
+        official={},
+    )
     return load_magi1(layout, tensors, "fp32" if dtype == "fp32" else "default")
 
 

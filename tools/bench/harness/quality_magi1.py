@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from motioncache.motioncache_core.config import Magi1CacheConfig
+from motioncache.motioncache_core.presets import MAGI1_PRESETS
 from motioncache.nodes.host.model_support import attach_config
 from torch import Tensor
 
@@ -44,6 +45,13 @@ THRESHOLDS: dict[str, tuple[float, ...]] = {
     CHUNK_STRETCHED: (0.03, 0.1, 0.2, 0.3),
     TOKEN_STRETCHED: (0.03, 0.1, 0.2, 0.3),
 }
+
+
+PRESETS = {
+    "preset (scaled)": MAGI1_PRESETS["MotionCache (scaled to the steps)"],
+    "preset (stretched)": MAGI1_PRESETS["MotionCache, reuse stretched to the step (tiny world)"],
+}
+"""Rows for settings as an artist finds them on the node."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,8 @@ class TinyMagi1World:
 
 
 def variants(thresholds: dict[str, tuple[float, ...]]) -> list[Variant]:
-    """All rows; those without a cache come first. Caches run without clean refresh, as the method does.
+    """All rows; those without a cache come first. Caches run without clean refresh, as the method does; the presets
+    also with it, as the node does by default.
 
     Args:
         thresholds: in place of :data:`THRESHOLDS`; those of other caches are left out.
@@ -98,4 +107,8 @@ def variants(thresholds: dict[str, tuple[float, ...]]) -> list[Variant]:
         for threshold in {**THRESHOLDS, **thresholds}[series]:
             own = config.with_changes(chunk_threshold=threshold, token_threshold=threshold)
             rows.append(Variant(f"{series}, {threshold:g}", series, CHUNK_WISE, Sampling(cache=own), threshold))
+    for name, config in PRESETS.items():
+        rows.append(Variant(name, name, CHUNK_WISE, Sampling(cache=config)))
+        refreshed = f"{name}, clean refresh"
+        rows.append(Variant(refreshed, refreshed, REFRESH, Sampling(clean_refresh=True, cache=config)))
     return rows

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from motioncache.motioncache_core.config import PRESETS
+from motioncache.motioncache_core.presets import PRESETS
 
 from .quality_table import CHUNK, SERIES, STEP, STOCK, TOKEN
 from .tiny_world_runs import CHUNK_WISE, VANILLA, Sampling

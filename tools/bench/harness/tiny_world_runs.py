@@ -17,31 +17,17 @@ from motioncache.nodes.host.model_support import attach_config
 from torch import Tensor
 
 from tools.host.environment import REPO
+from tools.tinyworld import demo
 from tools.tinyworld import vae as tiny_vae
 from tools.tinyworld.dataset import load_vae
 from tools.tinyworld.prompts import embed
 from tools.tinyworld.world import Scene
 
+from .pack import defaults_of
+
 FOLDER = REPO / "tiny_world"
 VANILLA = "vanilla block-causal"
 CHUNK_WISE = "chunk-wise"
-SAMPLING: dict[str, Any] = {
-    "width": 96,
-    "height": 96,
-    "frames": 97,
-    "fps": 24.0,
-    "guidance": 2.0,
-    "shift": 5.0,
-    "chunk_size": 5,
-    "window": 97,
-    "overlap": 1,
-    "history_noise": 20,
-    "solver": "unipc",
-    "kv_precision": "model",
-    "kv_place": "GPU",
-    "history": "latents",
-}
-"""Inputs of the sampler node that are the same in all runs: those of the demo workflow."""
 EASYCACHE_RANGE = (0.15, 0.95)
 """Defaults of ComfyUI's node for where in the run it acts."""
 
@@ -89,20 +75,21 @@ class TinyWorld:
         self.negative = [[embed(None), {}]]
 
     @torch.inference_mode()
-    def sample(self, scene: Scene, seed: int, steps: int, ar_step: int, how: Sampling) -> Run:
-        """Make a scene's video once."""
+    def sample(self, scene: Scene, seed: int, steps: int, ar_step: int, how: Sampling, **inputs: Any) -> Run:
+        """Make a scene's video once, as the demo does but for ``how`` and further ``inputs`` of the sampler node."""
         started = time.perf_counter()
-        latent, report, *_ = sampling.MotionCacheAutoregressiveSampler.execute(
-            self._patched(how),
-            [[embed(scene), {}]],
-            self.negative,
-            seed=seed,
-            steps=steps,
-            ar_step=0 if how.together else ar_step,
-            attention=how.attention,
-            clean_refresh=how.clean_refresh,
-            **SAMPLING,
-        ).args
+        node = sampling.MotionCacheAutoregressiveSampler
+        given = {
+            **defaults_of(node),
+            **demo.SAMPLING,
+            "seed": seed,
+            "steps": steps,
+            "ar_step": 0 if how.together else ar_step,
+            "attention": how.attention,
+            "clean_refresh": how.clean_refresh,
+            **inputs,
+        }
+        latent, report, *_ = node.execute(self._patched(how), [[embed(scene), {}]], self.negative, **given).args
         return Run(latent["samples"], time.perf_counter() - started, json.loads(report))
 
     @torch.inference_mode()
