@@ -1,157 +1,34 @@
 """Writes the shipped workflows: `python -m tools.make_workflows OBJECT_INFO.json`.
 
-A graph is written down here as nodes with their inputs; this turns it into the JSON that ComfyUI's front end saves,
-with the widgets in the order that the host's `/object_info` tells. The files under `workflows/` are its output.
+The files under `workflows/` are its output.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tools import storyboard_workflows
 from tools.host.environment import REPO
-from tools.host.workflow import UPLOADS, WIDGET_TYPES
-
-Link = tuple[str, int]
-"""(key of a node, slot of its output)."""
-
-
-@dataclass
-class Node:
-    """One node: class, place, inputs (values, or :data:`Link` to another node's output)."""
-
-    kind: str
-    pos: tuple[int, int]
-    inputs: dict[str, Any] = field(default_factory=dict)
-    size: tuple[int, int] = (320, 120)
-    title: str | None = None
-    seed_control: str = "fixed"
-
-
-def to_saved(nodes: dict[str, Node], info: dict[str, Any]) -> dict[str, Any]:
-    """The front end's JSON (litegraph 0.4)."""
-    ids = {key: number for number, key in enumerate(nodes, start=1)}
-    links: list[list[Any]] = []
-    saved = []
-    for key, node in nodes.items():
-        if node.kind == "MarkdownNote":
-            saved.append(_note(ids[key], node))
-            continue
-        schema = info[node.kind]
-        sockets, values = [], []
-        given = {**_of_preset(node, schema), **node.inputs}
-        for name, spec in _inputs(schema):
-            value = given.get(name, spec[1].get("default") if len(spec) > 1 else None)
-            socket_only = len(spec) > 1 and spec[1].get("forceInput")
-            widget = (isinstance(spec[0], list) or spec[0] in WIDGET_TYPES) and not socket_only
-            linked = isinstance(value, tuple)
-            if widget:
-                values.append(None if linked else _default(value, spec))
-                if len(spec) > 1 and spec[1].get("control_after_generate"):
-                    values.append(node.seed_control)
-            if not widget or linked:
-                kind = "COMBO" if isinstance(spec[0], list) else spec[0]
-                socket = {"name": name, "type": kind, "link": None, **({"widget": {"name": name}} if widget else {})}
-                if linked:
-                    links.append([len(links) + 1, ids[value[0]], value[1], ids[key], len(sockets), kind])
-                    socket["link"] = len(links)
-                sockets.append(socket)
-        if any(options.get(name) for _, spec in _inputs(schema) for options in spec[1:] for name in UPLOADS):
-            values.append("image")  # what the front end saves for the upload button, of videos too
-        unknown = set(node.inputs) - {name for name, _ in _inputs(schema)}
-        if unknown:
-            raise KeyError(f"{node.kind} has no input {', '.join(sorted(unknown))}")
-        saved.append(_saved_node(ids[key], node, schema, sockets, values))
-    _fill_outputs(saved, links)
-    return {
-        "last_node_id": len(ids),
-        "last_link_id": len(links),
-        "nodes": saved,
-        "links": links,
-        "groups": [],
-        "config": {},
-        "extra": {},
-        "version": 0.4,
-    }
-
-
-def _of_preset(node: Node, schema: dict[str, Any]) -> dict[str, Any]:
-    """What the node's preset shows on its knobs, for a node that has presets."""
-    options = schema["input"].get("required", {}).get("preset", [None, {}])[1]
-    return options.get("motioncache_presets", {}).get(node.inputs.get("preset"), {})
-
-
-def _inputs(schema: dict[str, Any]) -> list[tuple[str, list[Any]]]:
-    parts = schema["input"]
-    return [(name, spec) for part in ("required", "optional") for name, spec in parts.get(part, {}).items()]
-
-
-def _default(value: Any, spec: list[Any]) -> Any:
-    if value is not None:
-        return value
-    options = spec[0] if isinstance(spec[0], list) else spec[1].get("options", []) if len(spec) > 1 else []
-    return options[0] if options else ""
-
-
-def _saved_node(
-    number: int, node: Node, schema: dict[str, Any], sockets: list[dict[str, Any]], values: list[Any]
-) -> dict[str, Any]:
-    outputs = [
-        {"name": name, "type": kind, "links": []}
-        for name, kind in zip(schema["output_name"], schema["output"], strict=True)
-    ]
-    return {
-        "id": number,
-        "type": node.kind,
-        "pos": list(node.pos),
-        "size": list(node.size),
-        "flags": {},
-        "order": number - 1,
-        "mode": 0,
-        "inputs": sockets,
-        "outputs": outputs,
-        "properties": {"Node name for S&R": node.kind},
-        "widgets_values": values,
-        **({"title": node.title} if node.title else {}),
-    }
-
-
-def _note(number: int, node: Node) -> dict[str, Any]:
-    return {
-        "id": number,
-        "type": "MarkdownNote",
-        "pos": list(node.pos),
-        "size": list(node.size),
-        "flags": {},
-        "order": number - 1,
-        "mode": 0,
-        "inputs": [],
-        "outputs": [],
-        "title": node.title or "Note",
-        "properties": {},
-        "widgets_values": [node.inputs["text"]],
-        "color": "#432",
-        "bgcolor": "#653",
-    }
-
-
-def _fill_outputs(saved: list[dict[str, Any]], links: list[list[Any]]) -> None:
-    by_id = {node["id"]: node for node in saved}
-    for number, source, slot, *_ in links:
-        by_id[source]["outputs"][slot]["links"].append(number)
-
-
-PROMPT = (
-    "A slow tracking shot of a red fox walking through fresh snow between birch trees at sunrise, its breath visible, "
-    "soft golden light, shallow depth of field"
+from tools.workflow_graph import Link, Node, to_saved
+from tools.workflow_layout import spread
+from tools.workflow_sources import (
+    PROMPT,
+    PROMPT_2,
+    PROMPT_3,
+    TINY_PRESET,
+    TINY_SAMPLING,
+    magi1_cache,
+    magi1_sources,
+    magi1_text,
+    skyreels_sources,
+    tiny_sources,
 )
-NEGATIVE = "blurry, distorted, flicker, watermark, text, static picture, extra limbs"
 
 
-def _finish(nodes: dict[str, Node], x: int, prefix: str, fps: float) -> dict[str, Node]:
+def finish(nodes: dict[str, Node], x: int, prefix: str, fps: float) -> dict[str, Node]:
     """Decode, save, and show what the cache did."""
     return {
         **nodes,
@@ -174,13 +51,13 @@ def _finish(nodes: dict[str, Node], x: int, prefix: str, fps: float) -> dict[str
 def tiny_world() -> dict[str, Node]:
     """The demo: everything it needs ships with the pack."""
     note = (
-        "**Try MotionCache** with a tiny model that ships with the pack: nothing to download, about a minute on a "
-        "CPU.\n\nIt knows only its own toy world. Choose other prompts in the two Load prompt nodes, turn the knobs "
+        "**Try MotionCache** with a tiny model that ships with the pack: nothing to download, 13 s on 2 quiet CPU "
+        "cores.\n\nIt knows only its own toy world. Choose other prompts in the two Load prompt nodes, turn the knobs "
         "of MotionCache, and compare *What was saved*."
     )
     nodes = {
-        "note": Node("MarkdownNote", (40, -180), {"text": note}, (660, 170), "Tiny world"),
-        **_tiny_sources(),
+        "note": Node("MarkdownNote", (40, -190), {"text": note}, (660, 170), "Tiny world"),
+        **tiny_sources(),
         "cache": Node("MotionCacheApply", (400, 40), {"model": ("model", 0), "preset": TINY_PRESET}, (340, 200)),
         "sample": Node(
             "MotionCacheAutoregressiveSampler",
@@ -189,17 +66,7 @@ def tiny_world() -> dict[str, Node]:
             (340, 480),
         ),
     }
-    return _finish(nodes, 1160, "motioncache/tiny_world", 24.0)
-
-
-def _tiny_sources() -> dict[str, Node]:
-    """Model, VAE and prompts of the tiny world."""
-    return {
-        "model": Node("MotionCacheLoadSkyReelsV2", (40, 40), {"model_name": TINY_MODEL}, (320, 140)),
-        "vae": Node("VAELoader", (40, 230), {"vae_name": TINY_VAE}, (320, 60)),
-        "positive": Node("MotionCacheLoadPrompt", (40, 340), {"prompt_name": TINY_PROMPT}, (320, 90), "Prompt"),
-        "negative": Node("MotionCacheLoadPrompt", (40, 480), {"prompt_name": TINY_NEGATIVE}, (320, 90), "Negative"),
-    }
+    return finish(nodes, 1160, "motioncache/tiny_world", 24.0)
 
 
 def compare() -> dict[str, Node]:
@@ -216,8 +83,8 @@ def compare() -> dict[str, Node]:
     cached = {"report": ("cached", 1), "label": "MotionCache", "quality": ("compare", 2), "previous": ("first", 0)}
     sampler, size = "MotionCacheAutoregressiveSampler", (340, 480)
     return {
-        "note": Node("MarkdownNote", (40, -180), {"text": note}, (700, 170), "Compare cache settings"),
-        **_tiny_sources(),
+        "note": Node("MarkdownNote", (40, -190), {"text": note}, (700, 170), "Compare cache settings"),
+        **tiny_sources(),
         "cache": Node("MotionCacheApply", (400, 40), {"model": ("model", 0), "preset": TINY_PRESET}, (340, 200)),
         "plain": Node(sampler, (780, 40), {"model": ("model", 0), **sampling}, size, "Without MotionCache"),
         "cached": Node(sampler, (1160, 40), {"model": ("cache", 0), **sampling}, size, "With MotionCache"),
@@ -235,23 +102,9 @@ def compare() -> dict[str, Node]:
 
 def skyreels(image: bool) -> dict[str, Node]:
     """Text or image to video with SkyReels-V2 DF 1.3B 540P."""
-    note = (
-        "**Files**\n\n- `models/diffusion_models/Wan2_1-SkyReels-V2-DF-1_3B-540P_fp32.safetensors` (or the official "
-        "repository `SkyReels-V2-DF-1.3B-540P` as a folder)\n- `models/text_encoders/umt5_xxl_fp8_e4m3fn_scaled."
-        "safetensors`\n- `models/vae/wan_2.1_vae.safetensors`\n\nThe preset holds the settings published with "
-        "MotionCache for this model (50 steps, guidance 6, shift 8). Compare with preset *off*."
-    )
-    model = "Wan2_1-SkyReels-V2-DF-1_3B-540P_fp32.safetensors"
-    clip = {"clip_name": "umt5_xxl_fp8_e4m3fn_scaled.safetensors", "type": "wan"}
     start = {"start_image": ("image", 0), "vae": ("vae", 0)} if image else {}
     nodes = {
-        "note": Node("MarkdownNote", (40, -260), {"text": note}, (700, 250), "SkyReels-V2 1.3B"),
-        "model": Node("MotionCacheLoadSkyReelsV2", (40, 40), {"model_name": model}, (340, 140)),
-        "clip": Node("CLIPLoader", (40, 230), clip, (340, 110)),
-        "vae": Node("VAELoader", (40, 390), {"vae_name": "wan_2.1_vae.safetensors"}, (340, 60)),
-        "positive": Node("CLIPTextEncode", (420, 40), {"clip": ("clip", 0), "text": PROMPT}, (340, 160), "Prompt"),
-        "negative": Node("CLIPTextEncode", (420, 260), {"clip": ("clip", 0), "text": NEGATIVE}, (340, 120), "Negative"),
-        "cache": Node("MotionCacheApply", (420, 440), {"model": ("model", 0)}, (340, 200)),
+        **skyreels_sources(),
         "sample": Node(
             "MotionCacheAutoregressiveSampler",
             (800, 40),
@@ -269,83 +122,73 @@ def skyreels(image: bool) -> dict[str, Node]:
     }
     if image:
         nodes["image"] = Node("LoadImage", (40, 500), {"image": "example.png"}, (340, 330), "First frame")
-    return _finish(nodes, 1180, "motioncache/skyreels_v2", 24.0)
+    return finish(nodes, 1180, "motioncache/skyreels_v2", 24.0)
+
+
+def _magi1_sampler(pos: tuple[int, int], frames: int, **more: Link) -> Node:
+    sources = {"model": ("cache", 0), "positive": ("positive", 0), "vae": ("vae", 0)}
+    numbers = {"steps": 16, "frames": frames, "seed": 1234}
+    return Node("MotionCacheMagi1Sampler", pos, {**sources, **numbers, **more}, (340, 560))
 
 
 def magi1(start: str | None = None) -> dict[str, Node]:
     """Text, image or video (``start``) to video with MAGI-1 4.5B distilled."""
-    note = (
-        "**Files**\n\n- `models/diffusion_models/4.5B_distill/inference_weight.distill/` and "
-        "`models/vae/magi1_vae/` (`config.json`, `diffusion_pytorch_model.safetensors`): folders of the repository "
-        "`sand-ai/MAGI-1`\n- `models/text_encoders/t5xxl_fp16.safetensors`\n- `models/magi1/special_tokens.npz` "
-        "(optional, for the switches of the text node)\n\nThe preset holds the settings published with MotionCache, "
-        "scaled to 16 steps. Compare with preset *off*. About 1.7 GB of memory for every chunk that is kept."
-    )
     nodes = {
-        "note": Node("MarkdownNote", (40, -260), {"text": note}, (700, 250), "MAGI-1 4.5B distilled"),
-        "model": Node("MotionCacheLoadMagi1", (40, 40), {"model_name": MAGI1_MODEL}, (340, 90)),
-        "clip": Node("CLIPLoader", (40, 190), {"clip_name": MAGI1_TEXT, "type": "pixart"}, (340, 110)),
-        "vae": Node("MotionCacheLoadMagi1VAE", (40, 360), {"vae_name": MAGI1_VAE}, (340, 60)),
-        "positive": Node(
-            "MotionCacheMagi1TextEncode", (420, 40), {"clip": ("clip", 0), "text": PROMPT}, (340, 300), "Prompt"
-        ),
-        "cache": Node(
-            "MotionCacheApply",
-            (420, 400),
-            {"model": ("model", 0), "preset": "MotionCache (scaled to the steps)"},
-            (340, 200),
-        ),
-        "sample": Node(
-            "MotionCacheMagi1Sampler",
-            (800, 40),
-            {
-                "model": ("cache", 0),
-                "positive": ("positive", 0),
-                "vae": ("vae", 0),
-                "steps": 16,
-                "frames": 96,
-                "seed": 1234,
-                **({f"start_{start}": ("given", 0)} if start else {}),
-            },
-            (340, 560),
-        ),
+        **magi1_sources(),
+        "positive": magi1_text((420, 40), PROMPT, "Prompt"),
+        "cache": magi1_cache((420, 400)),
+        "sample": _magi1_sampler((800, 40), 96, **({f"start_{start}": ("given", 0)} if start else {})),
     }
     if start == "image":
         nodes["given"] = Node("LoadImage", (40, 480), {"image": "example.png"}, (340, 330), "First frame")
     elif start == "video":
         nodes["file"] = Node("LoadVideo", (40, 480), {"file": "example.mp4"}, (340, 330), "Video to go on from")
         nodes["given"] = Node("GetVideoComponents", (40, 860), {"video": ("file", 0)}, (340, 80))
-    return _finish(nodes, 1180, "motioncache/magi1", 24.0)
+    return finish(nodes, 1180, "motioncache/magi1", 24.0)
 
 
-TINY_MODEL = "tiny_world_skyreels_v2_df.safetensors"
-TINY_VAE = "tiny_world_wan_vae.safetensors"
-TINY_PROMPT = "red ball moves right.safetensors"
-TINY_NEGATIVE = "empty.safetensors"
-TINY_PRESET = "balanced (measured on the tiny world, 20 steps)"
-TINY_SAMPLING: dict[str, Any] = {
-    "width": 96,
-    "height": 96,
-    "frames": 97,
-    "steps": 20,
-    "guidance": 2.0,
-    "shift": 5.0,
-    "seed": 7,
-}
+def magi1_several_prompts() -> dict[str, Node]:
+    """A story in one take with MAGI-1 4.5B distilled: the prompt changes twice while the video goes on."""
+    note = (
+        "\n\n*Prompt for chunks* says from which second on a prompt holds; chain as many as you like. What was made "
+        "before stays as it is."
+    )
+    nodes = {
+        **magi1_sources(note),
+        "positive": magi1_text((420, 40), PROMPT, "Prompt, from the beginning"),
+        "words_2": magi1_text((420, 400), PROMPT_2, "Prompt, from the third second"),
+        "words_3": magi1_text((420, 760), PROMPT_3, "Prompt, from the fifth second"),
+        "cache": magi1_cache((800, 40)),
+        "chunks_2": Node(
+            "MotionCacheChunkPrompt", (800, 400), {"conditioning": ("words_2", 0), "first_chunk": 3}, (340, 90)
+        ),
+        "chunks_3": Node(
+            "MotionCacheChunkPrompt",
+            (800, 760),
+            {"conditioning": ("words_3", 0), "first_chunk": 5, "chunk_prompts": ("chunks_2", 0)},
+            (340, 90),
+        ),
+        "sample": _magi1_sampler((1180, 40), 144, chunk_prompts=("chunks_3", 0)),
+    }
+    return finish(nodes, 1560, "motioncache/magi1_story", 24.0)
 
-MAGI1_MODEL = "4.5B_distill/inference_weight.distill/model-00001-of-00002.safetensors"
-MAGI1_VAE = "magi1_vae/ (folder)"
-MAGI1_TEXT = "t5xxl_fp16.safetensors"
 
 WORKFLOWS = {
     "Try MotionCache (no download)": tiny_world,
-    "compare_cache_settings": compare,
-    "skyreels_v2_text_to_video": lambda: skyreels(image=False),
-    "skyreels_v2_image_to_video": lambda: skyreels(image=True),
-    "magi1_text_to_video": magi1,
-    "magi1_image_to_video": lambda: magi1("image"),
-    "magi1_video_to_video": lambda: magi1("video"),
+    "Compare cache settings": compare,
+    "SkyReels-V2 text to video": lambda: skyreels(image=False),
+    "SkyReels-V2 image to video": lambda: skyreels(image=True),
+    "MAGI-1 text to video": magi1,
+    "MAGI-1 image to video": lambda: magi1("image"),
+    "MAGI-1 video to video": lambda: magi1("video"),
+    "MAGI-1 several prompts": magi1_several_prompts,
+    **storyboard_workflows.WORKFLOWS,
 }
+
+
+def saved(name: str, info: dict[str, Any]) -> dict[str, Any]:
+    """A workflow as it ships, made with what the host serves at /object_info."""
+    return to_saved(name, spread(WORKFLOWS[name]()), info)
 
 
 def main() -> None:
@@ -353,8 +196,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("object_info", type=Path, help="JSON that the host serves at /object_info")
     info = json.loads(parser.parse_args().object_info.read_text(encoding="utf-8"))
-    for name, make in WORKFLOWS.items():
-        text = json.dumps(to_saved(make(), info), indent=2, ensure_ascii=False)
+    for name in WORKFLOWS:
+        text = json.dumps(saved(name, info), indent=2, ensure_ascii=False)
         (REPO / "workflows" / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 

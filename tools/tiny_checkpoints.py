@@ -23,7 +23,7 @@ from motioncache_core.models.skyreels_v2.architecture import (
     linear_layers,
     official_to_diffusers,
 )
-from motioncache_core.models.skyreels_v2.companions import VAEConfig, vae_keys
+from tools.wan_companions import VAEConfig, vae_keys
 
 TINY = ArchitectureConfig(dim=128, ffn_dim=256, num_heads=1, num_layers=2, has_fps=True)
 FP8 = {"e4m3fn": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
