@@ -21,10 +21,13 @@ from tools.host.torchvision_ops import declare_missing_ops  # noqa: E402
 ENVIRONMENT = located()
 sys.path.insert(0, str(ENVIRONMENT.comfyui))
 
+THREADS = os.environ.get("MOTIONCACHE_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", THREADS)  # of the servers too: on two cores a page needs one of its own
+
 import torch  # noqa: E402
 
 declare_missing_ops()
-torch.set_num_threads(int(os.environ.get("MOTIONCACHE_THREADS", "1")))
+torch.set_num_threads(int(THREADS))
 
 import comfy.cli_args  # noqa: E402
 

@@ -20,7 +20,7 @@ def dev(*arguments: str, folder: Path = REPO) -> subprocess.CompletedProcess:
 def test_help_names_every_command(tmp_path: Path):
     told = dev("--help", folder=tmp_path)
     assert told.returncode == 0
-    for command in ("demo", "test", "serve", "verify", "bench", "train"):
+    for command in ("demo", "test", "serve", "verify", "bench", "train", "pictures", "screenshots"):
         assert f"python dev.py {command}" in told.stdout
 
 

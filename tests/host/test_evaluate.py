@@ -66,7 +66,7 @@ def test_a_sweep_refuses_words_that_are_no_report(comfy: ComfyServer) -> None:
 
 
 def test_the_workflow_compares_and_sweeps_two_runs(comfy: ComfyServer) -> None:
-    saved = json.loads((REPO / "workflows" / "compare_cache_settings.json").read_text(encoding="utf-8"))
+    saved = json.loads((REPO / "workflows" / "Compare cache settings.json").read_text(encoding="utf-8"))
     prompt = comfy.convert(saved)
     titles = {node["_meta"]["title"]: key for key, node in prompt.items()}
     plain, cached = titles["Without MotionCache"], titles["With MotionCache"]

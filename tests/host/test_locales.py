@@ -12,11 +12,7 @@ import pytest
 
 from tools.host.environment import REPO
 from tools.host.server import ComfyServer
-from tools.make_locales import FOLDER, LANGUAGES, node_defs
-
-
-def read(language: str) -> dict[str, Any]:
-    return json.loads((FOLDER / language / "nodeDefs.json").read_text(encoding="utf-8"))
+from tools.make_locales import LANGUAGES, called_by_id, node_defs, read, with_ids
 
 
 def leaves(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -41,6 +37,15 @@ def test_every_language_has_the_same_keys(language: str) -> None:
     sentences = [path for path, text in english.items() if " " in text and path[-1] != "name"]
     same = [path for path in sentences if own[path] == english[path]]
     assert not same, "sentences that were not translated"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_translated_name_has_the_id_that_other_texts_call_the_input_by(language: str) -> None:
+    """Else nobody finds the knob that an error or a help page speaks of."""
+    called, own = called_by_id(read("en")), read(language)
+    assert own == with_ids(own, called), "run `python -m tools.make_locales`"
+    assert own["MotionCacheApply"]["inputs"]["chunk_phase_updates"]["name"].endswith(" (chunk_phase_updates)")
+    assert {"chunk_threshold", "window", "guidance", "seed"} <= called
 
 
 @pytest.mark.parametrize("language", ["en", *LANGUAGES])

@@ -16,9 +16,10 @@ from safetensors.torch import save_file
 from tools import tiny_magi1
 from tools.host.environment import REPO
 from tools.host.server import ComfyServer, PromptFailedError, PromptRefusedError, Run
-from tools.make_workflows import MAGI1_MODEL, MAGI1_VAE
+from tools.workflow_sources import MAGI1_MODEL, MAGI1_VAE
 
-NAMES = ["magi1_text_to_video", "magi1_image_to_video", "magi1_video_to_video"]
+NAMES = ["MAGI-1 text to video", "MAGI-1 image to video", "MAGI-1 video to video"]
+STORY = "MAGI-1 several prompts"
 PROMPT = "test prompt for magi.safetensors"
 SAMPLER = "MotionCacheMagi1Sampler"
 SMALL = {"width": 64, "height": 48, "frames": 48, "steps": 8}
@@ -76,11 +77,11 @@ def frame_count(path: Path) -> int:
 def test_magi1_workflow_makes_a_video(files: ComfyServer, name: str) -> None:
     run, report = report_of(files, prompt_of(files, name))
     video = next(path for path in run.files() if path.suffix == ".mp4")
-    assert frame_count(video) == SMALL["frames"] + (24 if "video_to" in name else 0)
+    assert frame_count(video) == SMALL["frames"] + (24 if "video to" in name else 0)
     assert report["family"] == "magi1" and report["summary"]["cache"] == "token"
     assert report["config"]["warmup_steps"] == 1, "scaled from 64 steps to 8"
     kinds = {call["kind"] for call in report["calls"]}
-    assert kinds == {"denoise", "refresh"} | ({"context"} if "video_to" in name else set())
+    assert kinds == {"denoise", "refresh"} | ({"context"} if "video to" in name else set())
     assert report["summary"]["computed_fraction"] <= 1.0
     phases = {branch["phase"] for call in report["calls"] for branch in call["branches"]}
     assert "token" in phases
@@ -91,22 +92,21 @@ def test_illegal_values_are_refused_when_the_graph_is_queued(files: ComfyServer)
         files.run(prompt_of(files, NAMES[0], steps=12, window=16))
 
 
-def test_prompts_for_chunks_are_chained_in_a_graph(files: ComfyServer) -> None:
-    prompt = prompt_of(files, NAMES[0])
-    sampler = next(node for node in prompt.values() if node["class_type"] == SAMPLER)
-    other = {"class_type": "MotionCacheLoadPrompt", "inputs": {"prompt_name": PROMPT}}
-    chain: dict[str, Any] = {"words": other}
-    for name, first_chunk, before in (("second", 2, None), ("first", 1, "second")):
-        inputs = {"conditioning": ["words", 0], "first_chunk": first_chunk}
-        inputs |= {"chunk_prompts": [before, 0]} if before else {}
-        chain[name] = {"class_type": "MotionCacheChunkPrompt", "inputs": inputs}
-    sampler["inputs"]["chunk_prompts"] = ["first", 0]
-    run, report = report_of(files, prompt | chain)
-    assert any(path.suffix == ".mp4" for path in run.files())
-    assert {"first", "second"} <= set(run.executed)
-    assert report["summary"]["computed_fraction"] <= 1.0
-    chain["second"]["inputs"]["first_chunk"] = 9
+def test_a_story_changes_its_prompt_while_it_goes_on(files: ComfyServer) -> None:
+    """The shipped graph: a prompt for chunks 1 and 2, one for 3 and 4, one for the rest."""
+    shipped = json.loads((REPO / "workflows" / f"{STORY}.json").read_text(encoding="utf-8"))
+    texts = [node["widgets_values"][0] for node in shipped["nodes"] if node["type"] == "MotionCacheMagi1TextEncode"]
+    assert len(set(texts)) == 3
+    prompt = prompt_of(files, STORY, frames=144)
+    chain = {key: node for key, node in prompt.items() if node["class_type"] == "MotionCacheChunkPrompt"}
+    assert [node["inputs"]["first_chunk"] for node in chain.values()] == [3, 5]
+    run, report = report_of(files, prompt)
+    assert frame_count(next(path for path in run.files() if path.suffix == ".mp4")) == 144
+    assert chain.keys() <= set(run.executed)
+    assert {chunk for call in report["calls"] for chunk in call["chunks"]} == set("012345")
+    last = list(chain.values())[-1]
+    last["inputs"]["first_chunk"] = 9
     with pytest.raises(
-        PromptFailedError, match="the prompt for chunk 9 begins behind the end of the video, which has 2 chunks"
+        PromptFailedError, match="the prompt for chunk 9 begins behind the end of the video, which has 6 chunks"
     ):
-        files.run(prompt | chain)
+        files.run(prompt)

@@ -34,6 +34,14 @@ NODE_IDS = {
     "MotionCacheMagi1TextEncode",
     "MotionCacheChunkPrompt",
     "MotionCacheMagi1Sampler",
+    "MotionCacheSaveLongVideo",
+    "MotionCacheBeginVideo",
+    "MotionCacheBeginMagi1Video",
+    "MotionCacheGenerateChunks",
+    "MotionCacheFinishVideo",
+    "MotionCacheDecodeChunk",
+    "MotionCacheSaveTake",
+    "MotionCacheLoadTake",
 }
 SHIPPED = {"__init__.py", "nodes", "motioncache_core", "workflows", "tiny_world", "pyproject.toml", "README.md"}
 SHIPPED |= {"LICENSE", "CHANGELOG.md", "icon.png"}
@@ -120,7 +128,9 @@ def test_pyproject_has_what_the_registry_asks_for():
     assert (REPO / general["license"]["file"]).read_text(encoding="utf-8").lstrip().startswith("Apache License")
     assert (REPO / general["readme"]).is_file()
     assert comfy["PublisherId"] == "motioncache"
-    assert comfy["DisplayName"] == "MotionCache"
+    for model in ("SkyReels-V2", "MAGI-1"):
+        assert model in general["description"] and model in comfy["DisplayName"]
+    assert f"**{comfy['DisplayName']}**" in (REPO / "README.md").read_text(encoding="utf-8")
     assert comfy["requires-comfyui"] == ">=0.3.75"
     assert "web" not in comfy, "WEB_DIRECTORY names the folder; both together load every script twice"
     repository = general["urls"]["Repository"].removeprefix("https://github.com/")
@@ -128,11 +138,14 @@ def test_pyproject_has_what_the_registry_asks_for():
     assert (owner, (REPO / icon).is_file()) == (repository, True)
 
 
-def test_the_archive_holds_the_pack_and_nothing_else(archive: Path):
+def test_the_archive_holds_the_pack_and_nothing_else(archive: Path, checkout: Path):
     top = {entry.name for entry in archive.iterdir()}
     assert top - MAY_SHIP == SHIPPED
     size = {file: file.stat().st_size for file in archive.rglob("*") if file.is_file()}
     assert max(size.values()) < 10 * 2**20, max(size, key=size.get)
+    assert (checkout / "node.zip").stat().st_size < 15_000_000
+    pages = {path.relative_to(REPO) for path in (REPO / "web" / "docs").rglob("*") if path.is_file()}
+    assert pages and pages <= {file.relative_to(archive) for file in size}, "help pages with their pictures"
     assert not [file for file in size if "__pycache__" in file.parts or file.suffix in (".pyc", ".so", ".pt", ".pth")]
 
 

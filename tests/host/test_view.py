@@ -10,19 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tools.host.environment import Environment
 from tools.host.server import ComfyServer
-from tools.host.stage import FULL, REUSED, Stage, near, sampler_graph
-
-
-@pytest.fixture(scope="module")
-def new_front(environment: Environment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    """The same ComfyUI behind the newest front end."""
-    if environment.new_front_end is None:
-        pytest.skip("the newest front end is not here: run the tests with `python dev.py test`")
-    arguments = ("--front-end-root", str(environment.new_front_end))
-    with ComfyServer(tmp_path_factory.mktemp("new"), environment=environment, arguments=arguments) as server:
-        yield server
+from tools.host.stage import FULL, REUSED, SAMPLER, STEPS, Stage, near, sampler_graph
 
 
 @pytest.fixture(
@@ -35,9 +24,6 @@ def stage(request: pytest.FixtureRequest, browser: Any) -> Iterator[Any]:
     made = Stage.open(browser, comfy, request.param, renderer == "nodes2")
     made.graph(sampler_graph())
     made.look()
-    # the server remembers the run of the stage before this one, and a page that joins shows it
-    earlier = made.state()["run"]
-    known = earlier["id"] if earlier else None
     made.call("v.setMode('plan')")
     made.settle()
     made.planned = made.state()
@@ -48,28 +34,60 @@ def stage(request: pytest.FixtureRequest, browser: Any) -> Iterator[Any]:
     made.moved = made.state()
     made.set("MotionCacheApply", "warmup_steps", 3)
     made.until(lambda: "step 4" in made.state()["words"][0])
-    made.heights = [made.box()["height"]]
+    made.heights, made.cut = [made.heights_now()], cut_words(made)
+    made.page.evaluate(LISTEN)
+    made.page.evaluate("window.previews = 0")
+    made.page.evaluate("() => window.comfyAPI.api.api.addEventListener('b_preview', () => window.previews++)")
     made.queue()
-    made.running = made.until(lambda: (s := begun(made, known)) and len(s["run"]["cells"]) >= 20 and s)
-    made.heights.append(made.box()["height"])
+    made.running = made.until(lambda: (s := made.begun()) and len(s["run"]["cells"]) >= 20 and s)
+    made.heights.append(made.heights_now())
+    made.cut += cut_words(made)
     made.shot("running")
-    made.ended = made.finished(other_than=known)
-    made.heights.append(made.box()["height"])
+    made.ended = made.finished()
+    made.cut += cut_words(made)
+    made.seen_running = made.running["run"]["status"] == "running"
+    if made.seen_running:
+        made.until(lambda: made.page.evaluate("window.aloud.events.length > 1"), 60)
+    made.aloud = made.page.evaluate("window.aloud")
+    made.heights.append(made.heights_now())
     yield made
     ours = [error for error in made.errors if "motioncache" in error.lower()]
     made.page.context.close()
     assert not ours, ours
 
 
-def begun(stage: Any, known: str | None) -> dict[str, Any] | None:
-    """What the view shows once a run other than the known one has begun."""
-    state = stage.state()
-    return state if state["run"] and state["run"]["id"] != known else None
+LISTEN = """() => {
+  const view = window.mc.view("MotionCacheAutoregressiveSampler");
+  window.aloud = { events: [], chosen: [], others: 0 };
+  const heard = (part, to) => new MutationObserver(() => to(part.textContent))
+    .observe(part, { childList: true, characterData: true, subtree: true });
+  heard(view.parts.events, (text) => window.aloud.events.push(text));
+  heard(view.parts.chosen, (text) => window.aloud.chosen.push(text));
+  for (const part of view.element.querySelectorAll("[aria-live], [role=status], [role=alert]"))
+    if (part !== view.parts.events && part !== view.parts.chosen) window.aloud.others++;
+}"""
+"""Writes down what a screen reader would say."""
+
+
+def cut_words(stage: Any) -> list[str]:
+    """Words that do not fit into their place."""
+    stage.settle()
+    parts = "['status', 'totals', 'hover', 'frame'].map((name) => v.parts[name])"
+    legend = "[...v.element.querySelectorAll('.mc-legend, .mc-legend > span, button')]"
+    cut = "(part) => part.scrollHeight > part.clientHeight + 1 || part.scrollWidth > part.clientWidth + 1"
+    return stage.call(f"[...{parts}, ...{legend}].filter({cut}).map((part) => part.textContent)")
 
 
 def cell_of(state: dict[str, Any], outcome: int) -> list[Any]:
     """The last cell with an outcome (0 full, 1 partial, 2 reused)."""
     return [cell for cell in state["run"]["cells"] if cell[3] == outcome][-1]
+
+
+def half_computed(state: dict[str, Any]) -> list[Any]:
+    """The cell that recomputed nearest to half of its tokens."""
+    cell = min(state["run"]["cells"], key=lambda cell: abs(cell[4] / cell[5] - 0.5))
+    assert 0.1 < cell[4] / cell[5] < 0.9, "no step of the run recomputed about half of its tokens"
+    return cell
 
 
 def in_history(comfy: ComfyServer, run: str) -> dict[str, Any] | None:
@@ -92,7 +110,31 @@ def test_during_the_run_the_view_follows_it(stage: Any) -> None:
     assert stage.running["mode"] == "run"
     if stage.running["run"]["status"] == "running":
         assert "pass" in stage.running["words"][0] and "left" in stage.running["words"][0]
-    assert len(set(stage.heights)) == 1, "nothing jumps"
+    assert len(set(stage.heights)) == 1, f"nothing jumps: {stage.heights}"
+    assert stage.page.evaluate("window.previews") > 0, "ComfyUI has sent its own"
+    assert not stage.page.evaluate("kind => window.mc.node(kind).imgs?.length", SAMPLER), "no second preview below"
+
+
+def test_no_word_is_cut_at_the_width_that_the_templates_have(stage: Any) -> None:
+    shipped = next(n for n in sampler_graph()["nodes"] if n["type"] == SAMPLER)["size"][0]
+    width = stage.page.evaluate("kind => window.mc.node(kind).size[0]", SAMPLER)
+    assert width == shipped or (stage.name == "1.32.9 nodes2" and width > shipped), "only that one widens nodes"
+    assert stage.cut == []
+    if stage.seen_running:
+        assert stage.running["words"][0].startswith("≈ "), "the time that is left comes first"
+
+
+def test_only_begin_end_and_the_chosen_cell_are_said_aloud(stage: Any) -> None:
+    assert stage.aloud["others"] == 0
+    if stage.seen_running or stage.aloud["events"]:  # a run that is over when the page hears of it is no event
+        begin, end = stage.aloud["events"]
+        assert begin == "MotionCache: the run begins, 60 passes"
+        assert end.startswith("MotionCache: finished: 60 passes in ")
+    assert len(stage.aloud["chosen"]) <= 2, "not every step of the run"
+    stage.call("v.choose(2, 7, 0)")
+    stage.settle()
+    said, label = stage.call("[v.parts.chosen.textContent, v.parts.timeline.getAttribute('aria-label')]")
+    assert said.startswith("chunk 2, step 7: ") and label.endswith(said)
 
 
 def test_at_the_end_the_view_tells_what_the_report_tells(stage: Any) -> None:
@@ -110,34 +152,44 @@ def test_at_the_end_the_view_tells_what_the_report_tells(stage: Any) -> None:
 
 
 def test_the_timelines_pixels_say_what_happened(stage: Any) -> None:
+    """A cell is computed from below up to its share, and reused above."""
     pixels = stage.pixels("timeline")
     width = stage.call("v.parts.timeline.clientWidth")
     height = stage.call("v.parts.timeline.clientHeight")
     ratio = pixels.shape[1] / width
     lanes, rows = 3, 30
     across, down = (width - 26) / rows, min((height - 16) / lanes, 26)
-    for outcome, bottom, top in ((0, FULL, FULL), (2, REUSED, REUSED), (1, FULL, REUSED)):
-        lane, step = cell_of(stage.ended, outcome)[:2]
-        left = (24 + (lane * 5 + step) * across) * ratio
-        upper = (1 + lane * down) * ratio
-        area = pixels[int(upper) : int(upper + (down - 1) * ratio), int(left) + 1 : int(left + (across - 1) * ratio)]
-        thirds = len(area) // 3
-        assert near(area[-thirds:], bottom).mean() > 0.2, (outcome, "bottom")
-        assert near(area[thirds // 2 : 2 * thirds], top).mean() > 0.2, (outcome, "top")
+    halved = half_computed(stage.ended)
+    share = halved[4] / halved[5]
+    for cell, border in ((cell_of(stage.ended, 0), 0.0), (cell_of(stage.ended, 2), 1.0), (halved, 1 - share)):
+        lane, step = cell[:2]
+        left = int((24 + (lane * 5 + step) * across) * ratio) + 1
+        right = int((24 + (lane * 5 + step + 1) * across - 1) * ratio)
+        upper, high = (1 + lane * down) * ratio, (down - 1) * ratio
+        mark = 2 * ratio  # of the phase, on top
+        above = pixels[int(upper + mark) + 1 : int(upper + high * border), left:right]
+        below = pixels[int(upper + max(high * border, mark)) + 2 : int(upper + high), left:right]
+        for area, colour, other in ((above, REUSED, FULL), (below, FULL, REUSED)):
+            if len(area) > 2:
+                assert near(area, colour).mean() > 0.2, (cell, colour)
+                assert not near(area, other).any(), (cell, other)
 
 
 def test_recomputed_tokens_are_marked_and_others_are_not(stage: Any) -> None:
-    lane, step = cell_of(stage.ended, 1)[:2]
-    stage.call(f"v.choose({lane}, {step}, 1)")
-    stage.call("(v.shows = 'tokens', v.opacity = 1)")
+    lane, step = half_computed(stage.ended)[:2]
+    stage.call(f"v.choose({lane}, {step}, 0)")
     stage.until(lambda: stage.call(f"Boolean(v.run.pictures.get({lane})?.get({step}))"))
+    bits = np.array(stage.call(f"[...v.run.pictures.get({lane}).get({step}).bits]"), dtype=np.uint8)
+    rows, columns = stage.call("[v.head.rows, v.head.columns]")
+    every = np.unpackbits(bits, bitorder="little")[: 5 * rows * columns].reshape(5, rows, columns)
+    frame = int(np.abs(every.mean(axis=(1, 2)) - 0.5).argmin())
+    flags = every[frame]
+    assert 0 < flags.mean() < 1
+    stage.call(f"v.choose({lane}, {step}, {frame})")
+    stage.call("(v.shows = 'tokens', v.opacity = 1)")
     marked = stage.pixels("picture")
     stage.call("(v.opacity = 0)")
     plain = stage.pixels("picture")
-    bits = np.array(stage.call(f"[...v.run.pictures.get({lane}).get({step}).bits]"), dtype=np.uint8)
-    rows, columns = stage.call("[v.head.rows, v.head.columns]")
-    flags = np.unpackbits(bits, bitorder="little")[: 5 * rows * columns].reshape(5, rows, columns)[1]
-    assert 0 < flags.mean() < 1
     changed = (marked != plain).any(axis=-1)
     side = changed.shape[0] / rows * 1.0
     left = (changed.shape[1] - side * columns) / 2
@@ -153,6 +205,7 @@ def test_recomputed_tokens_are_marked_and_others_are_not(stage: Any) -> None:
             ]
             assert area.mean() == (1.0 if flags[row, column] else 0.0), (row, column)
     stage.call("(v.shows = 'both', v.opacity = 0.7)")
+    stage.settle()
     stage.shot("finished")
 
 
@@ -197,7 +250,7 @@ def test_hover_and_click_on_the_timeline(stage: Any) -> None:
     stage.page.mouse.move(place["x"] + x * zoom, place["y"] + y * zoom)
     stage.settle()
     words = stage.state()["words"][2]
-    assert words.startswith(f"chunk {lane} ") and f"step {step}:" in words
+    assert words.startswith(f"chunk {lane}, step {step}: ")
     assert "token phase" in words and "% recomputed" in words and "(threshold 0.2)" in words
     stage.page.mouse.down()
     stage.page.mouse.up()
@@ -209,7 +262,7 @@ def test_a_second_page_and_a_reload_show_the_same(stage: Any) -> None:
     """The state after a reload equals the state before it, and so do the pixels."""
     lane, step = cell_of(stage.ended, 1)[:2]
     stage.call(f"v.choose({lane}, {step}, 2)")
-    before, timeline = stage.state(), stage.pixels("timeline")
+    timeline, before = stage.pixels("timeline"), stage.state()
     other = Stage.open(None, stage.comfy, stage.name, "nodes2" in stage.name, stage.page.context)
     other.graph(sampler_graph())
     found = other.until(lambda: (s := other.state())["run"] and s)
@@ -249,3 +302,46 @@ def test_it_keeps_within_its_node_and_stays_sharp(stage: Any) -> None:
     pixels, css = stage.call("[v.parts.timeline.width, v.parts.timeline.clientWidth]")
     assert pixels == pytest.approx(2 * css, abs=2)
     stage.look()
+
+
+def test_it_grows_with_its_node(stage: Any) -> None:
+    if "nodes2" in stage.name:
+        pytest.skip("Nodes 2.0 resizes by the hand at a node's corner only")
+    stage.look()
+    before = stage.box()
+    resize = """([kind, by]) => {
+      const node = window.mc.node(kind);
+      node.setSize([node.size[0] + by, node.size[1] + by]);
+      app.canvas.setDirty(true, true);
+    }"""
+    stage.page.evaluate(resize, [SAMPLER, 120])
+    grown = stage.until(lambda: (box := stage.box())["width"] > before["width"] + 60 and box, 60)
+    assert grown["height"] > before["height"] + 60
+    stage.settle()
+    width, css, ratio = stage.call("[v.parts.picture.width, v.parts.picture.clientWidth, v.ratio]")
+    assert width == pytest.approx(ratio * css, abs=2), "redrawn at its new size"
+    stage.page.evaluate(resize, [SAMPLER, -120])
+    stage.until(lambda: abs(stage.box()["width"] - before["width"]) < 2, 60)
+
+
+def test_a_page_that_is_reloaded_during_a_run_goes_on_with_it(stage: Any) -> None:
+    """Last, as the stage shows another run after it: one that lasts longer than a reload, and is then stopped."""
+    if stage.name not in ("1.32.9 classic", "1.58.1 nodes2"):
+        pytest.skip("two of the four are enough")
+    graph = sampler_graph()
+    next(n for n in graph["nodes"] if n["type"] == SAMPLER)["widgets_values"][STEPS] = 1000
+    next(n for n in graph["nodes"] if n["type"] == "MotionCacheApply")["mode"] = 4  # bypassed: everything is computed
+    stage.graph(graph)
+    stage.queue()
+    try:
+        seen = stage.until(stage.begun)["run"]
+        stage.load()
+        stage.graph(graph)
+        joined = stage.until(stage.begun)["run"]
+        assert joined["id"] == seen["id"] and joined["status"] == "running"
+        assert joined["cells"][: len(seen["cells"])] == seen["cells"]
+        more = stage.until(lambda: len(stage.state()["run"]["cells"]) > len(joined["cells"]) and stage.state())
+        assert more["mode"] == "run" and "left" in more["words"][0]
+    finally:
+        stage.comfy.interrupt()
+    assert stage.finished()["run"]["status"] == "interrupted"

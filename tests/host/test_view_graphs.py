@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
 import json
-import random
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tools.host.server import ComfyServer
-from tools.host.stage import DEMO, SAMPLER, Stage, sampler_graph
+from tools.host.server import ComfyError, ComfyServer
+from tools.host.stage import DEMO, SAMPLER, SEEDS, STEPS, Stage, sampler_graph
 
 OBJECT, PREVIEW = "MotionCacheAutoregressiveSamplerObject", "MotionCacheMotionMaskPreview"
 
@@ -64,7 +64,6 @@ def test_each_of_several_samplers_shows_its_own_run(stage: Stage) -> None:
 
 def test_the_view_works_inside_a_subgraph(stage: Stage) -> None:
     stage.graph(sampler_graph())
-    before = stage.state()["run"]
     stage.page.evaluate(
         """kind => {
           const node = window.mc.node(kind);
@@ -74,9 +73,18 @@ def test_the_view_works_inside_a_subgraph(stage: Stage) -> None:
     )
     ids = stage.until(lambda: [i for i in stage.call("v.ids()") if ":" in i])
     stage.until(lambda: "3 chunks × 20 steps, reuse can begin at step 4" in stage.state()["words"][0])
+    stage.page.evaluate(
+        """() => {
+          const { api } = window.comfyAPI.api;
+          window.previewed = [];
+          api.addEventListener("b_preview_with_metadata", ({ detail }) => window.previewed.push(detail.displayNodeId));
+        }"""
+    )
     stage.queue()
-    ended = stage.finished(other_than=before and before["id"])
+    ended = stage.finished()
     assert len(ended["run"]["cells"]) == 60
+    previewed = set(stage.page.evaluate("window.previewed"))
+    assert previewed == {ids[0].partition(":")[0]}, "ComfyUI's preview is left to the subgraph, which has no view"
     with urllib.request.urlopen(f"{stage.comfy.url}/motioncache/state?node={ids[0]}") as answer:
         assert json.loads(answer.read())["state"]["run"] == ended["run"]["id"]
 
@@ -85,7 +93,7 @@ def prompt_of(comfy: ComfyServer, **sampler: Any) -> tuple[dict[str, Any], str]:
     """The demo's prompt and its sampler's id."""
     prompt = comfy.convert(json.loads(DEMO.read_text(encoding="utf-8")))
     key = next(key for key, node in prompt.items() if node["class_type"] == SAMPLER)
-    prompt[key]["inputs"] |= {"seed": random.randrange(2**31)} | sampler
+    prompt[key]["inputs"] |= {"seed": next(SEEDS)} | sampler
     return prompt, key
 
 
@@ -110,7 +118,7 @@ def test_the_preview_node_shows_the_decoded_video(stage: Stage) -> None:
     )
     stage.until(lambda: stage.page.evaluate("kind => Boolean(window.mc.view(kind))", PREVIEW))
     stage.set(SAMPLER, "frames", 17)  # one chunk: decoding is slow
-    stage.set(SAMPLER, "seed", random.randrange(2**31))
+    stage.set(SAMPLER, "seed", next(SEEDS))
     stage.queue()
     shown = stage.finished(PREVIEW)
     assert len(shown["run"]["cells"]) == 20
@@ -143,6 +151,12 @@ def test_events_are_few_and_small_and_make_up_the_whole(comfy: ComfyServer) -> N
     assert all(later["base"] == event["seq"] for event, later in zip(events, events[1:], strict=False))
 
 
+def test_an_unknown_choice_is_refused_before_anything_runs(comfy: ComfyServer) -> None:
+    prompt, _ = prompt_of(comfy, kv_place="disk")
+    with pytest.raises(ComfyError, match="kv_place is 'disk'; it must be one of GPU, CPU"):
+        comfy.run(prompt)
+
+
 def test_routes_answer_what_is_asked_wrong_with_a_sentence(comfy: ComfyServer) -> None:
     def status(route: str, body: bytes | None = None) -> tuple[int, dict[str, Any]]:
         try:
@@ -159,9 +173,32 @@ def test_routes_answer_what_is_asked_wrong_with_a_sentence(comfy: ComfyServer) -
         assert code == 400 and said in answer["error"], body
     code, answer = status("/motioncache/plan", b" " * 70_000)
     assert code == 400 and "longer than" in answer["error"]
+    for body, said in (
+        (b'{"node": ["a"]}', "node is"),
+        (b'{"node": {"a": 1}}', "node is"),
+        (b'{"node": "%s", "inputs": {"frames": 1%s}}' % (SAMPLER.encode(), b"0" * 4000), "frames is 1000"),
+        (b'{"node": "%s", "inputs": {"frames": 1%s}}' % (SAMPLER.encode(), b"0" * 5000), "no JSON"),
+        (b"\xff\xfe\xfa", "no JSON"),
+    ):
+        code, answer = status("/motioncache/plan", body)
+        assert code == 400 and said in answer["error"] and len(answer["error"]) < 300, body[:40]
 
 
-def test_the_sampler_object_shows_its_run(comfy: ComfyServer) -> None:
+def test_a_long_request_without_its_length_is_refused(comfy: ComfyServer) -> None:
+    connection = http.client.HTTPConnection(comfy.address, timeout=60)
+    connection.request(
+        "POST", "/motioncache/plan", iter([b"[" + b" " * 50_000, b" " * 50_000, b"]"]), encode_chunked=True
+    )
+    answer = connection.getresponse()
+    assert answer.status == 400 and "longer than" in json.loads(answer.read())["error"]
+    connection.close()
+    connection.request("POST", "/motioncache/plan", iter([b'{"node": ', b'"KSampler"}']), encode_chunked=True)
+    answer = connection.getresponse()
+    assert answer.status == 400 and "node is 'KSampler'" in json.loads(answer.read())["error"]
+
+
+def object_prompt(comfy: ComfyServer) -> dict[str, Any]:
+    """The demo with the SAMPLER object and stock nodes around it."""
     prompt, key = prompt_of(comfy)
     sampler = prompt[key]["inputs"]
     names = ("fps", "chunk_size", "ar_step", "window", "overlap", "attention", "history_noise", "clean_refresh")
@@ -196,6 +233,29 @@ def test_the_sampler_object_shows_its_run(comfy: ComfyServer) -> None:
         },
         "save": {"class_type": "SaveLatent", "inputs": {"samples": ["sample", 0], "filename_prefix": "object"}},
     }
+    return graph
+
+
+def test_the_sampler_objects_plan_follows_the_nodes_around_it(stage: Stage) -> None:
+    stage.page.evaluate("async (p) => await app.loadApiJson(p, 'object')", object_prompt(stage.comfy))
+    stage.until(lambda: stage.page.evaluate("kind => Boolean(window.mc.view(kind))", OBJECT))
+
+    def says(words: str) -> None:
+        stage.until(lambda: words in stage.state(OBJECT)["words"][0], 60)
+
+    says("plan: 3 chunks × 10 steps")
+    stage.set("EmptyHunyuanLatentVideo", "length", 37)
+    says("plan: 2 chunks × 10 steps")
+    stage.set("BasicScheduler", "steps", 12)
+    says("plan: 2 chunks × 12 steps")
+    taker = "window.mc.node('SamplerCustomAdvanced')"
+    stage.page.evaluate(f"{taker}.disconnectInput({taker}.findInputSlot('sigmas'))")
+    says("plan (an example): 2 chunks × 30 steps")
+    assert "sigmas could not be read from the graph" in stage.state(OBJECT)["words"][1]
+
+
+def test_the_sampler_object_shows_its_run(comfy: ComfyServer) -> None:
+    graph = object_prompt(comfy)
     run = comfy.run(graph, timeout=600)
     events = [event for event in run.events("motioncache.live") if event["node"] == "object"]
     assert events[-1]["status"] == "finished"
@@ -203,3 +263,104 @@ def test_the_sampler_object_shows_its_run(comfy: ComfyServer) -> None:
         state = json.loads(answer.read())["state"]
     assert state["kind"] == OBJECT and len(state["cells"]) == 30 and state["cache"] == "token"
     assert [entry[2] for entry in state["thumbnails"]] == [1, 1, 1], "every chunk's latents can be seen"
+
+
+def test_a_copy_that_is_in_no_graph_shows_nothing(stage: Stage) -> None:
+    """ComfyUI copies nodes by making others with the same id; another graph's node with it keeps its previews."""
+    stage.graph(sampler_graph())
+    number = stage.page.evaluate(
+        """kind => {
+          const node = window.mc.node(kind);
+          window.ghost = node.clone();
+          window.ghost.id = node.id;
+          return node.id;
+        }""",
+        SAMPLER,
+    )
+    stage.page.evaluate("async () => await app.loadGraphData({ nodes: [], links: [], version: 0.4 })")
+    seen = stage.page.evaluate(
+        """id => {
+          const { api } = window.comfyAPI.api;
+          let seen = 0;
+          api.addEventListener("b_preview_with_metadata", () => seen++);
+          api.dispatchCustomEvent("b_preview_with_metadata", { displayNodeId: String(id) });
+          return seen;
+        }""",
+        number,
+    )
+    assert seen == 1
+    assert stage.page.evaluate("window.mc.viewOf(window.ghost).timer") is None
+
+
+def test_views_end_with_their_graph(stage: Stage) -> None:
+    """Also in a subgraph, whose nodes older front ends do not tell."""
+    for inside in (False, True):
+        stage.graph(sampler_graph())
+        if inside:
+            stage.page.evaluate(
+                "kind => { app.canvas.graph.convertToSubgraph(new Set([window.mc.node(kind)])); }", SAMPLER
+            )
+        stage.until(lambda: stage.page.evaluate("kind => Boolean(window.mc.view(kind)?.timer)", SAMPLER))
+        stage.page.evaluate("kind => { window.before = window.mc.view(kind); }", SAMPLER)
+        stage.graph(sampler_graph())
+        stage.until(lambda: stage.page.evaluate("window.before.timer") is None, 30)
+        assert stage.page.evaluate("kind => Boolean(window.mc.view(kind).timer)", SAMPLER)
+
+
+def test_a_run_that_the_server_has_forgotten_is_over(stage: Stage) -> None:
+    """It was started anew meanwhile: the route knows of no run any more."""
+    stage.graph(sampler_graph())
+    stage.queue()
+    stage.until(stage.begun)
+    stage.finished()
+    empty = {"status": 200, "content_type": "application/json", "body": '{"state": null}'}
+    stage.page.wait_for_load_state("networkidle")  # no answer of the server is on its way
+    stage.page.route("**/motioncache/state?*", lambda route: route.fulfill(**empty))
+    try:
+        stage.call("(v.run.status = 'running')")
+        stage.page.evaluate("window.comfyAPI.api.api.dispatchCustomEvent('reconnected')")
+        stage.until(lambda: "ComfyUI was started anew" in stage.state()["words"][0], 30)
+    finally:
+        stage.page.unroute("**/motioncache/state?*")
+
+
+def test_a_run_that_ends_behind_another_graph_is_not_shown_there(stage: Stage) -> None:
+    graph = sampler_graph()
+    next(n for n in graph["nodes"] if n["type"] == SAMPLER)["widgets_values"][STEPS] = 600
+    stage.graph(graph)
+    stage.page.evaluate(
+        """() => {
+          window.executed = [];
+          window.comfyAPI.api.api.addEventListener("executed", ({ detail }) => window.executed.push(detail.node));
+        }"""
+    )
+    stage.queue()
+    begun = stage.until(stage.begun)
+    stage.graph(sampler_graph() | {"id": "5a0a8e0e-0c5b-4e57-9b6a-2a3f57f7c4d0"})
+    number = stage.call("v.ids()[0]")
+    assert number not in stage.page.evaluate("window.executed"), "over before the other graph was there"
+    stage.until(lambda: number in stage.page.evaluate("window.executed"))
+    stage.settle()
+    assert stage.call("v.run?.id") != begun["run"]["id"]
+    stage.graph(graph)
+    assert stage.finished()["run"]["id"] == begun["run"]["id"]
+
+
+def test_a_page_that_gets_no_more_events_asks(stage: Stage) -> None:
+    """As one that was reloaded, when its old connection ended after the new one began."""
+    graph = sampler_graph()
+    next(n for n in graph["nodes"] if n["type"] == SAMPLER)["widgets_values"][STEPS] = 1000
+    next(n for n in graph["nodes"] if n["type"] == "MotionCacheApply")["mode"] = 4  # bypassed: everything is computed
+    stage.graph(graph)
+    stage.queue()
+    seen = stage.until(stage.begun)
+    deaf = "window.comfyAPI.api.api.addEventListener('motioncache.live', window.deaf, true)"
+    stage.page.evaluate(f"() => {{ window.deaf = (event) => event.stopImmediatePropagation(); {deaf}; }}")
+    try:
+        count = len(stage.state()["run"]["cells"])
+        more = stage.until(lambda: (run := stage.state()["run"]) and len(run["cells"]) > count + 20 and run, 60)
+        assert more["id"] == seen["run"]["id"]
+    finally:
+        stage.comfy.interrupt()
+        assert stage.finished()["run"]["status"] == "interrupted"
+        stage.page.evaluate(deaf.replace("add", "remove"))

@@ -54,3 +54,17 @@ def test_at_most_five_knobs_are_in_sight_until_advanced_is_shown(page: Any) -> N
     assert shown[0] == "preset" and len(shown) == 6
     page.evaluate("id => window.comfyAPI.app.app.graph.getNodeById(id).toggleAdvanced()", node)
     assert len(page.evaluate(VISIBLE, node)) > 10
+
+
+@pytest.mark.parametrize("kind", ["MotionCacheBeginVideo", "MotionCacheBeginMagi1Video", "MotionCacheGenerateChunks"])
+def test_seeds_of_a_storyboard_stay_from_run_to_run(page: Any, kind: str) -> None:
+    """Else an unedited part would be made again; a graph that says otherwise is kept as it is."""
+    node = page.evaluate(ADD, kind)
+    assert page.evaluate(VALUES, node)["control_after_generate"] == "fixed"
+    page.evaluate(SET, [node, "control_after_generate", "randomize"])
+    again = """async id => {
+        const app = window.comfyAPI.app.app;
+        await app.loadGraphData(app.graph.serialize());
+    }"""
+    page.evaluate(again, node)
+    assert page.evaluate(VALUES, node)["control_after_generate"] == "randomize"

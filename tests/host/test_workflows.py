@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from tools import tiny_checkpoints as tiny
 from tools.host.environment import REPO
 from tools.host.server import ComfyServer, Run
-from tools.make_workflows import WORKFLOWS, to_saved
+from tools.make_workflows import WORKFLOWS, saved
 
 MODEL = "Wan2_1-SkyReels-V2-DF-1_3B-540P_fp32.safetensors"
 VAE = "wan_2.1_vae.safetensors"
@@ -74,7 +75,7 @@ def frame_count(path: Path) -> int:
         return sum(1 for _ in video.decode(video=0))
 
 
-@pytest.mark.parametrize("name", ["skyreels_v2_text_to_video", "skyreels_v2_image_to_video"])
+@pytest.mark.parametrize("name", ["SkyReels-V2 text to video", "SkyReels-V2 image to video"])
 def test_skyreels_workflow_makes_a_video(files: ComfyServer, name: str) -> None:
     run, report = report_of(files, prompt_of(files, name))
     video = next(path for path in run.files() if path.suffix == ".mp4")
@@ -86,7 +87,7 @@ def test_skyreels_workflow_makes_a_video(files: ComfyServer, name: str) -> None:
 
 def test_the_first_frame_of_image_to_video_is_the_image(files: ComfyServer) -> None:
     """A tiny random VAE keeps no pictures, but equal latents decode to equal frames, but for the file's compression."""
-    prompt = prompt_of(files, "skyreels_v2_image_to_video")
+    prompt = prompt_of(files, "SkyReels-V2 image to video")
     sampler = next(k for k, n in prompt.items() if n["class_type"] == "MotionCacheAutoregressiveSampler")
     prompt[sampler]["inputs"]["seed"] = 1
     first = report_of(files, prompt)[0]
@@ -104,12 +105,24 @@ def test_the_first_frame_of_image_to_video_is_the_image(files: ComfyServer) -> N
 
 def test_shipped_files_are_what_the_tool_writes(comfy: ComfyServer) -> None:
     info = comfy.object_info()
-    for name, make in WORKFLOWS.items():
+    for name in WORKFLOWS:
         shipped = json.loads((REPO / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
-        assert shipped == json.loads(json.dumps(to_saved(make(), info))), name
+        assert shipped == json.loads(json.dumps(saved(name, info))), name
 
 
 def test_every_workflow_has_a_picture_for_the_template_browser() -> None:
     names = {path.stem for path in (REPO / "workflows").glob("*.json")}
     assert names == set(WORKFLOWS)
     assert names == {path.stem for path in (REPO / "workflows").glob("*.jpg")}
+
+
+def test_every_workflow_has_an_id_of_its_own() -> None:
+    """By which a page tells the graphs apart that it has had open."""
+    files = [json.loads(path.read_text(encoding="utf-8")) for path in (REPO / "workflows").glob("*.json")]
+    ids = {str(uuid.UUID(file["id"])) for file in files}
+    assert len(ids) == len(files) and ids == {file["id"] for file in files}
+
+
+def test_names_of_workflows_are_words_and_files_anywhere() -> None:
+    for name in WORKFLOWS:
+        assert not set(name) & set('<>:"/\\|?*_') and name == name.strip(" .") and name[0].isupper(), name

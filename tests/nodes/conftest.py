@@ -21,6 +21,8 @@ from torch import Tensor
 
 from tools import tiny_checkpoints, tiny_magi1
 
+pytest.register_assert_rewrite("tests.nodes.early_ends")
+
 WIDTH, HEIGHT = 64, 48
 DEFAULTS: dict[str, Any] = {
     "width": WIDTH,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,31 @@ def test_the_graph_is_refused_when_it_is_queued(mc):
     said = "ar_step is 9; it must lie between 0 and the 6 steps (nearest: 6)"
     assert node.validate_inputs(**typed | {"ar_step": 9}) == said
     assert node.validate_inputs(**typed | {"ar_step": 9, "steps": None}) is True, "not known yet"
+
+
+CHOICES = {
+    "sampling.MotionCacheAutoregressiveSampler": ("attention", "solver", "kv_precision", "kv_place", "history"),
+    "sampling.MotionCacheAutoregressiveSamplerObject": ("attention", "solver", "kv_precision", "kv_place"),
+    "magi1_sampling.MotionCacheMagi1Sampler": ("attention", "guidance", "kv_precision", "continue_from", "aspect"),
+    "storyboard.MotionCacheGenerateChunks": ("noise", "cache"),
+    "magi1_text.MotionCacheMagi1TextEncode": ("start", "style"),
+}
+
+
+@pytest.mark.parametrize("place", CHOICES)
+def test_unknown_choices_are_refused_when_the_graph_is_queued(mc, place: str):
+    """ComfyUI does not do it for nodes of this kind."""
+    module, name = place.split(".")
+    node = getattr(mc.module(f"nodes.{module}"), name)
+    asked = inspect.signature(node.validate_inputs).parameters
+    widgets = {w.id: w for w in node.define_schema().inputs if w.id in asked}
+    typed = {name: getattr(w, "default", None) for name, w in widgets.items()}
+    for choice in CHOICES[place]:
+        legal = widgets[choice].options
+        for value in legal:
+            assert "must be one of" not in str(node.validate_inputs(**typed | {choice: value}))
+        said = node.validate_inputs(**typed | {choice: "fp7"})
+        assert said == f"{choice} is 'fp7'; it must be one of {', '.join(legal)}"
 
 
 GIVEN = [

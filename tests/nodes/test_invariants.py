@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from typing import Any
 
 import comfy.model_management
-import latent_preview
 import pytest
 import torch
 from torch import Tensor
+
+from tests.nodes.early_ends import at_call, check_that_nothing_is_left, every_end, stop, structure
 
 ATTENTIONS = ["chunk-wise", "vanilla full", "vanilla block-causal"]
 FLOWCACHE = {"motion_floor": 1.0, "weight_norm": "min-max", "vote": None, "min_update_ratio": 0.0}
@@ -40,7 +40,7 @@ def test_a_rule_that_does_not_fit_the_sampling_changes_nothing_and_says_so(
     found = mc.sample(mc.cached(granularity=granularity), attention=attention)
     assert torch.equal(found.latents, mc.sample(attention=attention).latents)
     assert found.summary["nothing_reused_because"] in caplog.text
-    assert "MotionCache is not active: " in caplog.text and "set attention to" in caplog.text
+    assert "MotionCache is not active: " in caplog.text and "attention" in found.summary["nothing_reused_because"]
 
 
 def test_a_stock_sampler_samples_plainly_and_the_log_says_that_the_cache_is_not_active(
@@ -175,15 +175,6 @@ def test_full_attention_is_another_model(mc):
 # -- 5. a run leaves nothing -------------------------------------------------------------------------------------------
 
 
-def structure(options: Any) -> Any:
-    """Nested options with objects replaced by their identity."""
-    if isinstance(options, dict):
-        return {key: structure(value) for key, value in options.items()}
-    if isinstance(options, (list, tuple)):
-        return [structure(value) for value in options]
-    return options if isinstance(options, (str, int, float, type(None))) else id(options)
-
-
 @pytest.mark.parametrize("inputs", [{}, {"frames": 57, "window": 33}, {"clean_refresh": True}], ids=str)
 def test_the_same_model_sampled_twice_gives_the_same_and_keeps_nothing(mc, left_behind, inputs: dict):
     model = mc.cached()
@@ -197,53 +188,12 @@ def test_the_same_model_sampled_twice_gives_the_same_and_keeps_nothing(mc, left_
     assert left_behind() == []
 
 
-class ToldError(Exception):
-    pass
-
-
-@contextlib.contextmanager
-def at_call(monkeypatch: pytest.MonkeyPatch, number: int, what: Any):
-    """Do something after that call, from the place where previews are drawn."""
-
-    def prepare(model: Any, steps: int, *args: Any) -> Any:
-        def callback(step: int, x0: Tensor, x: Tensor, total: int) -> None:
-            if step == number:
-                what()
-
-        return callback
-
-    with monkeypatch.context() as patch:
-        patch.setattr(latent_preview, "prepare_callback", prepare)
-        yield
-
-
-def stop() -> None:
-    comfy.model_management.interrupt_current_processing(True)
-
-
-def fail() -> None:
-    raise ToldError
-
-
-@pytest.mark.parametrize(
-    ("what", "error"),
-    [(stop, comfy.model_management.InterruptProcessingException), (fail, ToldError)],
-    ids=["stop", "fail"],
-)
+@every_end
 @pytest.mark.parametrize("number", [0, 7, 12])
 def test_state_is_gone_after_an_interrupt_or_an_error_and_the_next_run_is_bit_equal(
     mc, monkeypatch: pytest.MonkeyPatch, left_behind, what: Any, error: type[Exception], number: int
 ):
-    model = mc.cached()
-    options = structure(model.model_options)
-    whole = mc.sample(model)
-    with at_call(monkeypatch, number, what), pytest.raises(error):
-        mc.sample(model)
-    assert not comfy.model_management.processing_interrupted(), "the flag is taken back"
-    assert left_behind() == [], "no garbage collection is needed"
-    assert structure(model.model_options) == options
-    again = mc.sample(model)
-    assert torch.equal(again.latents, whole.latents) and again.timeless == whole.timeless
+    check_that_nothing_is_left(mc, monkeypatch, left_behind, what, error, number)
 
 
 def test_an_interrupt_is_obeyed_at_the_next_call(mc, monkeypatch: pytest.MonkeyPatch):

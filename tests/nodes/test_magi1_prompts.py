@@ -112,11 +112,46 @@ def test_chunks_that_cannot_be_are_refused_with_the_nearest(magi: Any, prompts: 
         ([[torch.zeros(1, 4, 768), {}]], "the prompt for chunk 2 has shape .*MAGI-1 takes text of width 4096"),
         ([[torch.zeros(1, 4, 4096), {}]] * 2, "the prompt for chunk 2 holds 2 prompts; MAGI-1 takes one"),
         ([[torch.zeros(1, 4, 4096), {"end_percent": 0.5}]], "the prompt for chunk 2 holds for a part of the steps"),
-        ([[torch.zeros(1, 4, 4096), {"hooks": object()}]], "the prompt for chunk 2 has hooks .*; only positive"),
-        ([[torch.zeros(1, 4, 4096), {"area": (1, 1, 0, 0)}]], "the prompt for chunk 2 has an area of the picture"),
+        ([[torch.zeros(1, 4, 4096), {"area": (1, 1, 0, 0)}]], "the prompt for chunk 2 uses an area of the picture"),
+        ([[torch.zeros(1, 4, 4096), {"mask": torch.ones(1, 48, 64)}]], "the prompt for chunk 2 has a mask"),
     ],
-    ids=["another encoder", "two prompts", "timestep range", "hooks", "area"],
+    ids=["another encoder", "two prompts", "timestep range", "area", "mask"],
 )
 def test_prompts_that_cannot_be_served_are_refused_by_their_chunk(magi: Any, conditioning: list, message: str):
     with pytest.raises(ValueError, match=message):
         magi.sample(chunk_prompts=magi.chunk_prompts((2, conditioning)))
+
+
+def test_hooks_belong_to_the_prompt_that_all_chunks_share(magi: Any):
+    import comfy.hooks
+
+    hooked = [[torch.zeros(1, 4, 4096), {"hooks": comfy.hooks.HookGroup()}]]
+    with pytest.raises(ValueError, match="the prompt for chunk 2 has hooks .*; only positive"):
+        magi.sample(chunk_prompts=magi.chunk_prompts((2, hooked)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mask": torch.ones(1, 48, 64), "strength": 1.0}, "positive has a mask .*Remove the mask"),
+        ({"area": (1, 1, 0, 0)}, "positive uses an area of the picture"),
+        ({"control": object()}, "positive uses a ControlNet, which does not work chunk by chunk"),
+        ({"gligen": ("position", None, [])}, "positive uses GLIGEN boxes"),
+    ],
+    ids=["mask", "area", "controlnet", "boxes"],
+)
+def test_what_holds_for_a_part_of_the_picture_is_refused_by_the_input(magi: Any, options: dict, message: str):
+    """Not by the name of a pass of MAGI-1's guidance, which is no input."""
+    with pytest.raises(ValueError, match=f"^{message}"):
+        magi.sample(positive=[[magi.positive[0][0], options]])
+
+
+def test_a_strength_has_no_effect_and_that_is_said(magi: Any, caplog: pytest.LogCaptureFixture):
+    import nodes
+
+    (strong,) = nodes.ConditioningSetAreaStrength().append(magi.positive, 0.3)
+    found = magi.sample(positive=strong)
+    assert "A prompt's strength (Conditioning Set Area Strength) has no effect" in caplog.text
+    caplog.clear()
+    assert torch.equal(found.latents, magi.sample().latents)
+    assert "strength" not in caplog.text

@@ -5,19 +5,19 @@ A run here is 64 x 48 pixels, that is 4 x 3 tokens a latent frame, and 2 or 3 ch
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.model_management
-import latent_preview
 import pytest
 import torch
 from torch import Tensor
 
+from tests.nodes.early_ends import check_that_nothing_is_left, every_end, structure
 from tools import tiny_magi1
 
 BASE = "4.5B_base/inference_weight/model-00001-of-00002.safetensors"
@@ -157,15 +157,6 @@ def test_the_second_pass_of_the_distilled_models_can_be_left_out(magi: Any):
 # -- 5. a run leaves nothing -------------------------------------------------------------------------------------------
 
 
-def structure(options: Any) -> Any:
-    """Nested options with objects replaced by their identity."""
-    if isinstance(options, dict):
-        return {key: structure(value) for key, value in options.items()}
-    if isinstance(options, (list, tuple)):
-        return [structure(value) for value in options]
-    return options if isinstance(options, (str, int, float, type(None))) else id(options)
-
-
 def test_the_same_model_sampled_twice_gives_the_same_and_keeps_nothing(magi: Any, left_behind: Callable):
     model = magi.cached()
     options = structure(model.model_options)
@@ -176,40 +167,7 @@ def test_the_same_model_sampled_twice_gives_the_same_and_keeps_nothing(magi: Any
     assert left_behind() == []
 
 
-class ToldError(Exception):
-    pass
-
-
-@contextlib.contextmanager
-def at_call(monkeypatch: pytest.MonkeyPatch, number: int, what: Callable[[], None]):
-    """Do something after that call, from the place where previews are drawn."""
-
-    def prepare(model: Any, steps: int, *args: Any) -> Any:
-        def callback(step: int, x0: Tensor, x: Tensor, total: int) -> None:
-            assert step < total and torch.isfinite(x0).all()
-            if step == number:
-                what()
-
-        return callback
-
-    with monkeypatch.context() as patch:
-        patch.setattr(latent_preview, "prepare_callback", prepare)
-        yield
-
-
-def stop() -> None:
-    comfy.model_management.interrupt_current_processing(True)
-
-
-def fail() -> None:
-    raise ToldError
-
-
-@pytest.mark.parametrize(
-    ("what", "error"),
-    [(stop, comfy.model_management.InterruptProcessingException), (fail, ToldError)],
-    ids=["stop", "fail"],
-)
+@every_end
 @pytest.mark.parametrize("number", [0, 7])
 def test_state_is_gone_after_an_interrupt_or_an_error_and_the_next_run_is_bit_equal(
     magi: Any,
@@ -219,14 +177,7 @@ def test_state_is_gone_after_an_interrupt_or_an_error_and_the_next_run_is_bit_eq
     error: type[Exception],
     number: int,
 ):
-    model = magi.cached()
-    whole = magi.sample(model)
-    with at_call(monkeypatch, number, what), pytest.raises(error):
-        magi.sample(model)
-    assert not comfy.model_management.processing_interrupted(), "the flag is taken back"
-    assert left_behind() == [], "no garbage collection is needed"
-    again = magi.sample(model)
-    assert torch.equal(again.latents, whole.latents) and again.timeless == whole.timeless
+    check_that_nothing_is_left(magi, monkeypatch, left_behind, what, error, number)
 
 
 # -- 6. runs do not mix ------------------------------------------------------------------------------------------------
@@ -261,7 +212,8 @@ def lora(model: Any, strength: float = 0.7) -> Any:
         "videodit_blocks.layers.2.ada_modulate_layer.proj.0.weight",
         "y_embedder.y_proj_xattn.0.weight",
     ]
-    shapes = {key: tensor.shape for key, tensor in model.model.diffusion_model.state_dict().items()}
+    # a float8 layer's weight has a third axis, which no file of changes knows of
+    shapes = {key: tensor.shape[-2:] for key, tensor in model.model.diffusion_model.state_dict().items()}
     generator = torch.Generator().manual_seed(9)
     patches = {f"diffusion_model.{k}": ("diff", (torch.randn(shapes[k], generator=generator) * 0.05,)) for k in keys}
     clone = model.clone()
@@ -429,7 +381,7 @@ def test_weights_in_other_precisions_sample(magi: Any, plain: Any, weight_dtype:
 def test_the_cache_node_takes_the_familys_own_presets(magi: Any, caplog: pytest.LogCaptureFixture):
     cache = magi.mc.module("nodes.cache")
     option = magi.mc.module("nodes.host.model_support").attached_config
-    presets = magi.mc.module("motioncache_core.config").PRESETS_OF_FAMILY
+    presets = magi.mc.module("motioncache_core.presets").PRESETS_OF_FAMILY
     for family, model in (("magi1", magi.load()), ("skyreels_v2", magi.mc.load())):
         for name, config in presets[family].items():
             made = option(cache.MotionCacheApply.execute(model, name).args[0].model_options)
@@ -456,8 +408,8 @@ def test_custom_knobs_hold_as_they_are(magi: Any):
 def test_what_is_reused_can_be_stretched_by_preset_and_by_knob(magi: Any):
     cache, config = magi.mc.module("nodes.cache"), magi.mc.module("motioncache_core.config")
     option = magi.mc.module("nodes.host.model_support").attached_config
-    (name,) = (n for n, c in config.MAGI1_PRESETS.items() if c.rescale_residual)
-    preset = config.MAGI1_PRESETS[name]
+    presets = magi.mc.module("motioncache_core.presets").MAGI1_PRESETS
+    ((name, preset),) = ((n, c) for n, c in presets.items() if c.rescale_residual)
     assert option(cache.MotionCacheApply.execute(magi.load(), name).args[0].model_options) == preset
     knobs = cache.knobs_of(preset)
     custom = cache.MotionCacheApply.execute(magi.load(), "custom", **knobs).args[0]
@@ -474,7 +426,7 @@ def test_what_is_reused_can_be_stretched_by_preset_and_by_knob(magi: Any):
 def test_short_runs_reach_the_token_phase_with_the_scaled_preset_only(magi: Any):
     apply = magi.mc.module("nodes.cache").MotionCacheApply
     phases = {}
-    for name in list(magi.mc.module("motioncache_core.config").MAGI1_PRESETS)[:2]:
+    for name in list(magi.mc.module("motioncache_core.presets").MAGI1_PRESETS)[:2]:
         found = magi.sample(apply.execute(magi.load(), name).args[0], steps=16, frames=24)
         phases[name] = {phase for *_, phase, _, _ in found.outcomes}
     scaled, published = phases.values()
@@ -526,6 +478,48 @@ def test_images_and_videos_are_brought_to_size_before_the_vae(magi: Any):
     assert torch.equal(vae.seen[1], prefix.fit_frames(pixels[16:], 64, 48, "fit"))
 
 
+class OtherVae(NoteVae):
+    """Makes latents of another form."""
+
+    def __init__(self, channels: int, frames: int):
+        super().__init__()
+        self.form = channels, frames
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        super().encode(pixels)
+        channels, frames = self.form
+        return torch.zeros(1, channels, frames, pixels.shape[1] // 8, pixels.shape[2] // 8)
+
+
+@pytest.mark.parametrize(("channels", "frames"), [(48, 6), (16, 24), (4, 6)])
+def test_a_vae_that_makes_other_latents_is_refused_by_its_input(magi: Any, channels: int, frames: int):
+    vae = OtherVae(channels, frames)
+    message = r"vae made latents of shape .*needs \(1, 16, 6, 6, 8\): connect .*Load MAGI-1 VAE"
+    with pytest.raises(ValueError, match=message):
+        magi.sample(start_video=torch.rand(24, 48, 64, 3), vae=vae)
+    assert len(vae.seen) == 1
+
+
+def test_the_vae_of_wan_is_refused_before_it_encodes(magi: Any):
+    """Its latents have the same shape, so that only a broken video would tell."""
+    from comfy.ldm.wan.vae import WanVAE
+
+    vae = NoteVae()
+    vae.first_stage_model = WanVAE(dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
+    with pytest.raises(ValueError, match=r"vae is another model's \(WanVAE\): connect the one from Load MAGI-1 VAE"):
+        magi.sample(start_image=torch.rand(1, 48, 64, 3), vae=vae)
+    assert not vae.seen
+
+
+def test_what_cannot_be_planned_is_refused_before_the_vae_encodes(magi: Any):
+    vae, images = NoteVae(), torch.rand(24, 48, 64, 3)
+    late = magi.chunk_prompts((9, magi.mc.prompt(1)))
+    for inputs in ({"steps": 10}, {"frames": 46}, {"chunk_prompts": late}, {"positive": magi.positive * 2}):
+        with pytest.raises(ValueError):
+            magi.sample(start_video=images, vae=vae, **inputs)
+    assert not vae.seen
+
+
 def test_a_batch_of_latents_makes_a_batch_of_videos(magi: Any):
     pair = start(6, batch=2)
     both = magi.sample(magi.cached(), start_latents=pair, frames=24).latents
@@ -574,3 +568,66 @@ def test_decisions_become_one_mask_a_video_frame(magi: Any):
     node = magi.mc.module("nodes.preview").MotionCacheDecisionMask
     mask = node.execute(found.decisions, "share of steps recomputed", 0).args[0]
     assert mask.shape == (48, 48, 64) and 0 < mask.mean() < 1
+
+
+# -- weights -----------------------------------------------------------------------------------------------------------
+
+
+def test_own_layers_cast_with_comfyui_s_function(magi: Any, monkeypatch: pytest.MonkeyPatch):
+    import comfy.ops
+
+    model, real, cast = magi.load(QUANTISED), comfy.ops.cast_bias_weight, []
+    expected = magi.sample(model).latents
+
+    def noted(module: Any, *args: Any, **how: Any) -> Any:
+        cast.append(type(module).__name__)
+        return real(module, *args, **how)
+
+    monkeypatch.setattr(comfy.ops, "cast_bias_weight", noted)
+    assert torch.equal(magi.sample(model).latents, expected)
+    assert {"QuantisedLinear", "NormPlusOne"} <= set(cast)
+
+
+def test_a_newer_comfyui_may_return_more_than_weight_and_bias(magi: Any, monkeypatch: pytest.MonkeyPatch):
+    import comfy.ops
+
+    versions, weight = magi.mc.module("nodes.host.versions"), torch.ones(2)
+    monkeypatch.setattr(comfy.ops, "cast_bias_weight", lambda module, **how: (weight, None, "stream"))
+    found = versions.cast_bias_weight(None, dtype=torch.float32, device=torch.device("cpu"), bias_dtype=torch.float32)
+    assert found == (weight, None)
+
+
+@pytest.fixture
+def without_float8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device as Apple's."""
+    import comfy.model_management as management
+
+    monkeypatch.setattr(management, "supports_cast", lambda device, dtype: dtype.itemsize > 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "weight_dtype", "message"),
+    [
+        (QUANTISED, "default", "model_name is .*whose weights are float8, which cpu cannot hold; take the one that is"),
+        (BASE, "fp8_e4m3fn", r"weight_dtype is fp8_e4m3fn, which cpu cannot hold \(nearest: bf16\)"),
+    ],
+)
+def test_float8_is_refused_where_the_device_cannot_hold_it(
+    magi: Any, without_float8: None, name: str, weight_dtype: str, message: str
+):
+    loader = magi.mc.module("nodes.magi1_loaders").MotionCacheLoadMagi1
+    with pytest.raises(ValueError, match=message):
+        loader.execute(name, weight_dtype)
+
+
+def test_a_file_kept_in_float8_is_widened_where_the_device_cannot_hold_it(magi: Any, without_float8: None):
+    """Plain float8, without scales: the numbers are the same in any larger type."""
+    module = magi.mc.module("nodes.host.magi1_model")
+    network = magi.load(BASE).model.diffusion_model
+    official = dict(network.state_dict())
+    key = "videodit_blocks.layers.0.self_attention.linear_qkv.q.weight"
+    official[key] = official[key].to(torch.float8_e4m3fn)
+    layout = SimpleNamespace(config=network.config, name="kept in float8", distilled=False)
+    loaded = module.load_magi1(layout, official).model.diffusion_model.state_dict()
+    assert loaded[key].dtype.itemsize > 1
+    assert torch.equal(loaded[key].float(), official[key].float())

@@ -127,6 +127,27 @@ def test_it_is_t5_on_the_cleaned_prompt(encode, clips):
     assert torch.allclose(cond, network(wanted, None)[0], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("一只猫在跑", "MAGI-1 reads English; nothing of this prompt is left after cleaning"),
+        ("download", "nothing of this prompt is left after cleaning"),
+        ("猫が走る on grass", "MAGI-1 reads English; the characters 猫走 are left out. What it gets: がる on grass"),
+        ("a (cat:1.3), Café", None),
+        ("", None),
+    ],
+)
+def test_what_cleaning_loses_is_said(encode, text: str, said: str | None, tokens_file, caplog):
+    encode(text)
+    assert (said in caplog.text) if said else not caplog.records
+
+
+def test_weights_are_read_as_words():
+    """As the tooltip says."""
+    captions = importlib.import_module("motioncache.motioncache_core.models.magi1.captions")
+    assert captions.clean_caption("a (cat:1.3) on [the] mat, see http://a.com/b") == "a cat:1.3 on the mat, see"
+
+
 def test_weights_and_case_do_not_matter(encode):
     ((cond, _),) = encode()
     ((same, _),) = encode(CLEANED.upper())

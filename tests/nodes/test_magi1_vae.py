@@ -193,28 +193,6 @@ def test_other_latents_and_tiny_images_are_refused(stock, vae):
         vae.encode(torch.zeros(1, 16, 7, 3))
 
 
-# Streaming
-
-
-@pytest.mark.parametrize("pieces", [(3, 2), (4, 1), (1, 1, 3)])
-def test_frames_come_chunk_by_chunk(vae, latent, decoded, pieces):
-    stream, made = vae.stream(), []
-    for i, piece in enumerate(latent.split(pieces, dim=2)):
-        images = stream.push(piece, last=i == len(pieces) - 1)
-        if images is not None:
-            made.append(images)
-    assert torch.equal(torch.cat(made), decoded[0])
-    assert [len(images) for images in made] == ([20] if pieces[0] == 1 else [12, 8])
-
-
-def test_a_stream_flushes_what_waits(vae, latent, decoded):
-    stream = vae.stream()
-    assert stream.push(latent[:, :, :2]) is None
-    last = stream.push(latent[:, :, 2:4], last=True)
-    assert torch.equal(last, vae.decode(latent[:, :, :4])[0])
-    assert torch.equal(last[:12], decoded[0, :12])
-
-
 def test_interrupting_stops_a_decode(vae, latent):
     import comfy.model_management
 

@@ -28,10 +28,10 @@ def shown(mc: Any, run: Any) -> Any:
 
 def test_the_view_gets_the_state_of_the_sampler(mc: Any, run: Any, shown: Any) -> None:
     """Cells made again from report and decisions equal those that the live run showed."""
-    live = mc.module("nodes.host.live_run").live_run
+    live = mc.module("nodes.host.live_run")
     plan = mc.plan(steps=8)
     cells = {}
-    with live(None, "kind", plan, mc.config(), run.decisions, None) as watched:
+    with live.live_run(live.Node(None, "kind"), plan, mc.config(), run.decisions, None) as watched:
         assert watched.payload()["thresholds"] == {"chunk": 0.05, "token": 0.1}
     (state,) = shown(report=json.dumps(run.report)).ui["motioncache"]
     cells = {tuple(cell[:2]): cell for cell in state["cells"]}
@@ -94,7 +94,8 @@ def test_without_a_report_what_was_computed_is_still_shown(run: Any, shown: Any)
 def test_the_report_is_told_and_drawn(mc: Any, run: Any) -> None:
     made = mc.module("nodes.report").MotionCacheReport.execute(json.dumps(run.report))
     text, plot = made.args
-    assert f"computed fraction {run.summary['computed_fraction']:.3f}" in text and "not a speed-up" in text
+    assert text.startswith(f"{100 * run.summary['computed_fraction']:.0f} % of the work was computed, ")
+    assert "not a speed-up" in text and all(line.endswith(".") for line in text.split("\n"))
     assert plot.shape[0] == 1 and plot.shape[2:] == (960, 3) and plot.shape[1] > 600
     pixels = (plot[0] * 255).round().to(torch.uint8).flatten(0, 1)
     colours = {tuple(c) for c in pixels.unique(dim=0).tolist()}

@@ -27,7 +27,7 @@ def test_the_cache_node_says_what_it_cannot_serve_and_passes_it_on(mc, caplog: p
     model = comfy.sd.load_diffusion_model_state_dict(weights)
     assert model.model.diffusion_model.model_type == "i2v"
     apply = mc.module("nodes.cache").MotionCacheApply
-    assert apply.execute(model, next(iter(mc.module("motioncache_core.config").PRESETS))).args[0] is model
+    assert apply.execute(model, next(iter(mc.module("motioncache_core.presets").PRESETS))).args[0] is model
     assert "image-to-video model" in caplog.text and "It passes unchanged." in caplog.text
     with pytest.raises(ValueError, match="image-to-video model"):
         mc.sample(model)
@@ -35,7 +35,7 @@ def test_the_cache_node_says_what_it_cannot_serve_and_passes_it_on(mc, caplog: p
 
 def test_a_preset_measures_the_picture_where_no_polynomial_is_known(mc, caplog: pytest.LogCaptureFixture):
     apply = mc.module("nodes.cache").MotionCacheApply
-    presets = mc.module("motioncache_core.config").PRESETS
+    presets = mc.module("motioncache_core.presets").PRESETS
     support = mc.module("nodes.host.model_support")
     model = mc.load()
     for name, preset in presets.items():
@@ -60,7 +60,7 @@ def test_own_knobs_reach_the_run(mc):
 
 def test_knobs_and_presets_are_each_others_inverse(mc):
     cache = mc.module("nodes.cache")
-    for preset in mc.module("motioncache_core.config").PRESETS.values():
+    for preset in mc.module("motioncache_core.presets").PRESETS.values():
         assert cache.custom_config(type(preset), **cache.knobs_of(preset)) == preset
 
 

@@ -176,5 +176,9 @@ def test_the_tiny_magi1_is_measured_in_the_same_way(tmp_path: Path):
     for name in series:
         assert by_name[f"{name}, 0.2"]["computed_fraction"] < 1
         assert by_name[f"{name}, 0.2"]["flops_of_vanilla"] < 1
+    for name, config in quality_magi1.PRESETS.items():
+        for row in (by_name[name], by_name[f"{name}, clean refresh"]):
+            assert row["computed_fraction"] < 1 and row["threshold"] is None
+        assert by_name[f"{name}, clean refresh"]["flops"] > by_name[name]["flops"], config
     for stretched, as_it_was in ((series[2], series[0]), (series[3], series[1])):
         assert by_name[f"{stretched}, 0.2"]["own"] != by_name[f"{as_it_was}, 0.2"]["own"]

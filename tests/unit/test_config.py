@@ -8,7 +8,8 @@ import re
 
 import pytest
 
-from motioncache_core.config import PRESETS, CacheConfig, ConfigError
+from motioncache_core.config import CacheConfig, ConfigError
+from motioncache_core.presets import PRESETS
 
 TABLE = ((999.0, 0.0), (0.0, 2.0))
 

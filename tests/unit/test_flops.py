@@ -42,7 +42,7 @@ def test_the_count_is_that_of_the_real_forward(wan, attend, attention: str):
     plan = build_plan(SamplingSettings(frames=25, steps=2, ar_step=2, chunk_frames=3, attention=attention))
     call = plan.calls[2]
     height, width, text_tokens = 6, 4, 5
-    tokens, window = call.frames * 6, plan.largest_window * 6
+    tokens, window = call.frames * 6, plan.stored_frames * 6
     size = TransformerSize(width=32, ffn_width=48, layers=2, patch_values=16 * 4, text_tokens=text_tokens, text_width=8)
     run = NetworkRun(KVCache(2, window, 32, torch.float32, torch.device("cpu")))
     timesteps = [part.timestep for part in call.parts for _ in range(part.start, part.stop)]

@@ -172,3 +172,11 @@ def test_without_a_cache_everything_counts_as_computed():
     (cell,) = state.snapshot()["cells"]
     assert cell[2:6] == [PHASES.index("none"), OUTCOMES.index("full"), 12, 12]
     assert state.snapshot()["cache"] == "none" and state.snapshot()["thresholds"] is None
+
+
+def test_pictures_of_earlier_chunks_can_be_left_out():
+    state = watched(plan_of())
+    cells = state.snapshot()["cells"]
+    state.forget_pictures(1)
+    assert state.pictures(0) == [] and len(state.pictures(1)) == 4
+    assert state.snapshot()["cells"] == cells

@@ -43,7 +43,7 @@ class Sampling:
         self.plan, self.batch, self.start = plan, batch, start
         self.adapter = SkyReelsV2Adapter(network, attend)
         self.text = torch.randn(batch, 3, 8, generator=torch.Generator().manual_seed(1))
-        self.memory = NetworkRun(KVCache(2, plan.largest_window * 4, 32, torch.float32, torch.device("cpu")))
+        self.memory = NetworkRun(KVCache(2, plan.stored_frames * 4, 32, torch.float32, torch.device("cpu")))
         self.memory.policy = SkyReelsV2Policy(cache) if cache else None
         self.state = RunState.new(plan, batch, 16, 4, 4, torch.device("cpu"))
         self.inputs: list[Tensor] = []

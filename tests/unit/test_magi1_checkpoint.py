@@ -18,7 +18,6 @@ from motioncache_core.models.magi1.architecture import (
     PREFIX,
     VARIANTS,
     ArchitectureConfig,
-    ArchitectureError,
     Entry,
     expected_entries,
     expected_keys,
@@ -27,6 +26,7 @@ from motioncache_core.models.magi1.architecture import (
 )
 from motioncache_core.models.magi1.checkpoint import CheckpointError, read_layout, read_tensors
 from motioncache_core.safetensors_file import DTYPE_BYTES
+from motioncache_core.sizes import ArchitectureError
 
 TINY = ArchitectureConfig(
     dim=32, ffn_dim=48, num_heads=4, num_groups=2, num_layers=3, head_dim=8, text_dim=16, text_tokens=12

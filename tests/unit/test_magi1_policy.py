@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from motioncache_core.config import MAGI1_PRESETS, PRESETS_OF_FAMILY, ConfigError, Magi1CacheConfig
+from motioncache_core.config import ConfigError, Magi1CacheConfig
 from motioncache_core.decisions import limit_reuse, phase_at, ramp, vote_up
 from motioncache_core.events import Decision
 from motioncache_core.models.magi1.guidance import OnePass
 from motioncache_core.models.magi1.plan import SamplingSettings, build_plan
-from motioncache_core.models.magi1.policy import Magi1Policy
+from motioncache_core.models.magi1.policy import WHOLE_CALC_IDS, Magi1Policy
 from motioncache_core.motion import latent_difference, latent_motion_weights
 from motioncache_core.plan import Call, Plan
+from motioncache_core.presets import MAGI1_PRESETS, PRESETS_OF_FAMILY
 
 FRAMES, PER_FRAME = 3, 4
 TOKENS = FRAMES * PER_FRAME
@@ -25,6 +26,11 @@ ROLE = ("guided", 0, 0)
 def plan_of(chunks: int = 1, steps: int = 16, **changes: object) -> Plan:
     settings = {"chunk_frames": FRAMES, "guidance": OnePass(), "frames": chunks * FRAMES * 4}
     return build_plan(SamplingSettings(steps=steps, **(settings | changes)))
+
+
+def embedding(latents: Tensor) -> Tensor:
+    """Five channels that all hold the first latent of a patch."""
+    return latents[0, :, ::2, ::2].reshape(-1, 1).expand(-1, 5).contiguous()
 
 
 class Played:
@@ -50,8 +56,8 @@ class Played:
 
     def step(self, call: Call) -> Decision:
         part = call.parts[0]
-        size = (1 + self.growth) ** part.step
-        decision = self.policy.decide(ROLE, call, size.unsqueeze(1).expand(TOKENS, 5).contiguous())
+        size = ((1 + self.growth) ** part.step).view(1, FRAMES, 2, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+        decision = self.policy.decide(ROLE, call, size, embedding)
         before = self.latents[:, part.start : part.stop].clone()
         after = before + 0.1 if decision.computed else before + self.policy.added(decision, part)
         self.latents[:, part.start : part.stop] = after
@@ -158,6 +164,23 @@ def test_a_new_chunk_can_make_all_compute():
     assert [d.outcome for row, d in zip(rows, plain, strict=True) if row == 8] == ["reused", "reused", "full"]
 
 
+def test_the_reference_misses_entries_once_the_window_is_full():
+    """6 chunks, window 4: where one enters as another ends, as many are active as before."""
+    plan = plan_of(chunks=6)
+    settings = {"granularity": "chunk", "warmup_steps": 0, "chunk_threshold": 1e9, "recompute_on_entry": True}
+    rows = [call.row for call in plan.calls if call.kind == "denoise"]
+
+    def recomputed(quirks: frozenset[str]) -> set[int]:
+        """Rows in which a chunk that is not new computes everything."""
+        made = zip(plan_steps, rows, Played(plan, quirks=quirks, **settings).go(), strict=True)
+        return {row for step, row, decision in made if step and decision.outcome == "full"}
+
+    plan_steps = [call.parts[0].step for call in plan.calls if call.kind == "denoise"]
+    first, last = 0, max(rows)
+    assert recomputed(frozenset()) - {first, last} == {4, 8, 12, 16, 20}
+    assert recomputed(frozenset({WHOLE_CALC_IDS})) - {first, last} == {4, 8, 12}
+
+
 def test_warm_up_may_begin_later():
     played = Played(plan_of(), granularity="chunk", warmup_start=5, warmup_steps=2, chunk_threshold=1e9)
     outcomes = [d.outcome for d in played.go()]
@@ -220,6 +243,26 @@ def test_masks_of_the_step_before_stay_for_the_last_one_in_the_reference_only():
     assert stale[-1].computed == stale[-2].computed < TOKENS
 
 
+def test_distances_are_rounded_in_the_reference_only():
+    """Its embeddings are bfloat16: 1.01 is held as 129 / 128 and 1.0201 as 131 / 128, and their quotient rounds too."""
+    settings = {"warmup_steps": 1, "chunk_phase_updates": 16, "chunk_threshold": 0.015}
+    right = Played(plan_of(), **settings).go()
+    rounded = Played(plan_of(), quirks=frozenset({"metric_in_bf16"}), **settings).go()
+    assert [d.distance for d in right[1:3]] == pytest.approx([0.01, 0.01], abs=1e-6)
+    assert [d.distance for d in rounded[1:3]] == [1 / 128, 254 / 2**14]
+    assert right[2].outcome == rounded[2].outcome == "full" and right[1].outcome == "reused"
+    assert [d.outcome for d in right] != [d.outcome for d in rounded], "a chunk near the threshold decides otherwise"
+    tokens = {
+        **settings,
+        "chunk_phase_updates": 0,
+        "token_threshold": 0.5,
+        "distance_per_token": True,
+        "motion_floor": 1.0,
+    }
+    each = Played(plan_of(), quirks=frozenset({"metric_in_bf16"}), **tokens).go()[1]
+    assert each.accumulators.tolist() == [1 / 128] * TOKENS
+
+
 def test_few_tokens_can_be_made_to_wait():
     settings = {"warmup_steps": 1, "chunk_phase_updates": 0, "token_threshold": 0.0295, "min_update_ratio": 0.9}
     decisions = Played(plan_of(), **settings).go()
@@ -227,10 +270,32 @@ def test_few_tokens_can_be_made_to_wait():
     assert waited and all(d.computed == 0 and 0 < d.need_share < 0.9 for d in waited)
 
 
+def test_a_chunk_is_remembered_by_its_latents():
+    """Not by their embedding, which is far larger: it is made when a distance is, of this step's and the last one's."""
+    made: list[int] = []
+
+    def counted(latents: Tensor) -> Tensor:
+        made.append(latents.numel())
+        return embedding(latents)
+
+    plan = plan_of()
+    policy = Magi1Policy(Magi1CacheConfig(warmup_steps=3, chunk_phase_updates=20, chunk_threshold=0.5), plan)
+    x = torch.randn(16, FRAMES, 4, 4, generator=torch.Generator().manual_seed(1))
+    for call in [call for call in plan.calls if call.kind == "denoise"][:5]:
+        seen = x.clone()
+        decision = policy.decide(ROLE, call, x, counted)
+        assert decision.total == TOKENS
+        assert len(made) == 2 * max(call.parts[0].step - 2, 0)
+        kept = policy.state(ROLE, 0).latents
+        x += 0.01  # as the loop, which writes into its own tensor
+        assert torch.equal(kept, seen)
+        policy.observe(decision, call.parts[0], seen, x, None)
+
+
 def test_a_finished_chunk_is_forgotten():
     played = Played(plan_of(), warmup_steps=2)
     played.go()
-    played.policy.finish(0)
+    played.policy.forget(0)
     assert played.policy.states == {}
 
 

@@ -24,7 +24,6 @@ from motioncache_core.models.magi1.text import (
     fitted_ids,
     options_of,
     read_special_tokens,
-    run_texts,
     special_tokens_from,
 )
 from motioncache_core.prompts import load_prompt, save_prompt
@@ -274,22 +273,6 @@ def test_the_text_keeps_its_precision(cond: Tensor, tokens: SpecialTokens):
 def test_a_padded_text_counts_its_tokens(cond: Tensor, tokens: SpecialTokens):
     text, count = chunk_text(cond, options_of(["HQ"], tokens), 0, valid=2)
     assert (len(text), count) == (6, 3)
-
-
-def test_texts_of_a_run(cond: Tensor, tokens: SpecialTokens):
-    null = torch.arange(1000.0, 1800.0).view(-1, 1).expand(-1, WIDTH)
-    options = options_of(["HQ", "DURATION"], tokens)
-    texts = run_texts(cond, options, null, 5, prefix_chunks=2)
-    assert [count for _, count in texts.text] == [0, 0, 7, 7, 7]
-    assert [count for _, count in texts.null] == [50] * 5
-    assert [numbers(text)[0] for text, _ in texts.text] == [1000, 1000, 9, 8, 7]
-    assert all(torch.equal(text, null) for text, _ in texts.null)
-    empty = run_texts(cond, options, null, 3, valid=0)
-    assert empty.text == empty.null
-    marked = run_texts(cond, options, null, 3, prefix_chunks=1, before_null=[tokens.vectors["LOGO"]])
-    assert numbers(marked.null[0][0])[:2] == [-2, 1000]
-    assert marked.null[0][1] == 50
-    assert torch.equal(marked.text[0][0], null)
 
 
 # Lengths

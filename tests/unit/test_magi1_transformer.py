@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from motioncache_core.kv_cache import KVCache
-from motioncache_core.models.magi1 import attention as attention_module
-from motioncache_core.models.magi1 import fp8
+from motioncache_core.models.magi1 import fp8, products, stretches, transformer
 from motioncache_core.models.magi1.architecture import (
     NULL_CAPTION,
     PREFIX,
@@ -23,6 +22,7 @@ from motioncache_core.models.magi1.architecture import (
     parameter_count,
 )
 from motioncache_core.models.magi1.attention import grouped
+from motioncache_core.models.magi1.casting import Build
 from motioncache_core.models.magi1.items import Fresh, Item, Placed, Stored, Writes, reads_of_range
 from motioncache_core.models.magi1.rotary import positions
 from motioncache_core.models.magi1.transformer import Magi1Transformer
@@ -291,9 +291,84 @@ def test_a_shared_text_is_projected_once(network, attend):
 def test_long_sequences_go_in_stretches(each, attend, monkeypatch):
     items = [chunk(1), chunk(2, reads=(Fresh(1),))]
     whole = each(items, attend)
-    monkeypatch.setattr(attention_module, "ROWS_AT_ONCE", 5)
+    monkeypatch.setattr(stretches, "VALUES_AT_ONCE", 400)
+    monkeypatch.setattr(transformer, "MATRIX_VALUES_AT_ONCE", 400)
+    for module in (products, fp8):
+        monkeypatch.setattr(module, "_VALUES_AT_ONCE", 400)
     for ours, theirs in zip(each(items, attend), whole, strict=True):
         assert close(ours, theirs, exactness(each))
+
+
+def test_stretches_are_as_long_as_their_widest_numbers_allow(monkeypatch):
+    monkeypatch.setattr(stretches, "VALUES_AT_ONCE", 60)
+    seen: list[tuple[int, ...]] = []
+
+    def doubled(a: Tensor, b: Tensor) -> Tensor:
+        seen.append(tuple(a.shape))
+        return torch.cat([a, b], dim=1)
+
+    a, b = torch.randn(7, 6), torch.randn(7, 2)
+    expected = torch.cat([a, b], dim=1)
+    for width, at_once, sizes in ((1, None, [7]), (20, None, [3, 3, 1]), (20, 100, [5, 2]), (1000, None, [1] * 7)):
+        seen.clear()
+        assert torch.equal(stretches.by_rows(doubled, a, b, width=width, at_once=at_once), expected)
+        assert [rows for rows, _ in seen] == sizes
+
+
+BF16, CUDA = torch.bfloat16, torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "chosen"),
+    [
+        ({}, True),
+        ({"dtype": torch.float32}, False),
+        ({"weight_dtype": torch.float16}, False),
+        ({"weight_dtype": torch.float8_e4m3fn}, False),
+        ({"weight_device": torch.device("cpu")}, False),
+        ({"device": torch.device("cpu"), "weight_device": torch.device("cpu")}, False),
+        ({"device": torch.device("mps"), "weight_device": torch.device("mps")}, False),
+        ({"changed": [lambda weight: weight]}, False),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_the_output_projection_takes_bfloat16_units_where_nothing_is_lost(changes, chosen, monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "12.8")  # this machine may have none; nothing runs there
+    asked = {"dtype": BF16, "device": CUDA, "weight_dtype": BF16, "weight_device": CUDA, "changed": ()}
+    if "dtype" in torch.ops.aten.mm.overloads():
+        assert products.sums_on_tensor_cores(**asked | changes) == chosen
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert not products.sums_on_tensor_cores(**asked | changes), "of AMD's, which are called cuda too"
+
+
+def test_the_output_projection_is_float32_of_bfloat16_numbers(monkeypatch):
+    """On either way: the other one is played here by a product of the same exact numbers."""
+    linear = torch.nn.Linear(64, 32, bias=False, dtype=torch.bfloat16).requires_grad_(False)
+    cast = type("Cast", (nn.Module,), {"forward": lambda self, x: nn.functional.linear(x, linear.weight.to(x.dtype))})()
+    cast.weight = linear.weight
+    x = torch.randn(9, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
+    exact = x.double() @ linear.weight.double().t()
+    plain = products.precise_product(cast, x)
+    assert plain.dtype == torch.float32 and close(plain.double(), exact, 1e-6)
+    handed = []
+
+    def product(a: Tensor, b: Tensor, out_dtype: torch.dtype) -> Tensor:
+        handed.append((a.dtype, b.dtype, tuple(b.shape)))
+        return (a.double() @ b.double()).to(out_dtype)
+
+    monkeypatch.setattr(products, "sums_on_tensor_cores", lambda *asked: True)
+    monkeypatch.setattr(torch, "mm", product)
+    assert close(products.precise_product(cast, x), plain)
+    assert handed == [(torch.bfloat16, torch.bfloat16, (64, 32))]
+    monkeypatch.undo()
+    asked: list = []
+    monkeypatch.setattr(products, "sums_on_tensor_cores", lambda *given: asked.append(given[-1]))
+    products.precise_product(cast, x)
+    cast.forward = lambda x: nn.functional.linear(x, 2 * linear.weight.to(x.dtype))
+    assert close(products.precise_product(cast, x), 2 * plain)
+    cast.weight_function = [lambda weight: weight]
+    products.precise_product(cast, x)
+    assert [bool(changed) for changed in asked] == [False, True, True]
 
 
 def test_grouped_attention_equals_repeated_keys(attend):
@@ -380,7 +455,7 @@ def test_float8_layers_round_their_input(smooth):
     ours = layer(x)
     assert torch.equal(ours, ours.bfloat16().float())
     assert close(ours.double(), expected, 5e-3)
-    unrounded = torch.nn.functional.linear(x[1:], layer.convert_weight(layer.weight)[0])
+    unrounded = torch.nn.functional.linear(x[1:], layer.convert_weight(layer.weight))
     assert not close(ours[1:], unrounded, 1e-3), "the rounding shows"
     assert close(ours[1:], unrounded, 0.1)
 
@@ -409,9 +484,49 @@ def test_float8_weights_survive_the_way_to_real_weights_and_back(smooth):
     layer = quantised(smooth)
     stored = layer.weight.clone()
     real = layer.convert_weight(layer.weight)
-    assert torch.equal(layer.set_weight(real, return_weight=True).float(), stored.float())
+    assert real.shape == stored.shape[1:], "as the patches of a linear layer"
+    again = layer.set_weight(real, return_weight=True)
+    assert again.shape == stored.shape
+    assert torch.equal(again.float(), stored.float())
     layer.set_weight(real * 2, inplace_update=True)
     assert close(layer.convert_weight(layer.weight).clamp(-1e3, 1e3), real * 2, 0.07)
+
+
+def test_float8_rounding_by_chance_keeps_the_mean_and_the_neighbours():
+    exact = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    exact = exact[exact.isfinite()]
+    assert torch.equal(fp8.round_to_fp8(exact.unsqueeze(0), seed=1)[0].float(), exact), "its own numbers stay"
+    values = torch.cat([torch.linspace(-500, 500, 4001), torch.logspace(-4, 2, 4000), torch.tensor([0.0, 2**-10])])
+    values = values.unsqueeze(0)
+    grid = exact.sort().values.unique()
+    below = grid[(torch.searchsorted(grid, values.clamp(-448, 448), right=True) - 1).clamp_min(0)]
+    above = grid[torch.searchsorted(grid, values.clamp(-448, 448)).clamp_max(len(grid) - 1)]
+    draws = torch.stack([fp8.round_to_fp8(values, seed).float() for seed in range(200)])
+    assert ((draws == below) | (draws == above)).all()
+    off = (draws.mean(dim=0) - values.clamp(-448, 448)).abs()
+    assert (off <= 0.2 * (above - below) + 1e-7).all(), "six standard deviations of 200 draws"
+    assert torch.equal(fp8.round_to_fp8(values, seed=5).float(), draws[5]), "the same in every run"
+    assert torch.equal(fp8.round_to_fp8(values).float(), values.clamp(-448, 448).to(torch.float8_e4m3fn).float())
+
+
+@pytest.mark.parametrize("smooth", [False, True], ids=["per tensor", "per channel"])
+def test_small_changes_of_float8_weights_keep_their_strength(smooth):
+    """A LoRA that changes weights by a hundredth of their size, far less than a float8 step."""
+    linear = fp8.QuantisedLinear(256, 512, smooth, Build(None, torch.bfloat16, torch.bfloat16)).requires_grad_(False)
+    generator = torch.Generator().manual_seed(2)
+    for scale in (linear.weight_scale, linear.input_scale, getattr(linear, "smooth_scale", linear.input_scale)):
+        scale.data.fill_(1.0).add_(torch.rand(scale.shape, generator=generator) * 0.5)
+    linear.weight.data.copy_(torch.randn(linear.weight.shape, generator=generator) * 60)
+    real = linear.convert_weight(linear.weight)
+    change = torch.randn(512, 8, generator=generator) @ torch.randn(8, 256, generator=generator)
+    change *= 0.01 * real.std() / change.std()
+
+    def strength(seed: int | None) -> float:
+        made = linear.convert_weight(linear.set_weight(real + change, seed=seed, return_weight=True)) - real
+        return ((made * change).sum() / change.square().sum()).item()
+
+    assert strength(seed=4) == pytest.approx(1.0, abs=0.05)
+    assert strength(seed=None) < 0.8, "to the nearest, most of it is lost"
 
 
 class Wrapped(nn.Module):
@@ -458,7 +573,8 @@ def run_patched(attend) -> Callable[..., Tensor]:
 def test_patches_act_alike_in_whole_and_partly_loaded_models(config, run_patched):
     weights = random_weights(config)
     generator = torch.Generator().manual_seed(3)
-    changes = {key: torch.randn(weights[key].shape, generator=generator) * 0.05 for key in LORA_KEYS}
+    shapes = {key: weights[key].shape[-2:] if ".linear_" in key else weights[key].shape for key in LORA_KEYS}
+    changes = {key: torch.randn(shape, generator=generator) * 0.05 for key, shape in shapes.items()}
     plain = run_patched(config, {}, partial=False)
     assert close(run_patched(config, {}, partial=True), plain)
     whole = run_patched(config, changes, partial=False)

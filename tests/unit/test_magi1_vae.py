@@ -13,7 +13,7 @@ from einops import rearrange
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from motioncache_core.models.magi1.prefix import continued_frames, fit_frames, frames_at_rate
+from motioncache_core.models.magi1.prefix import fit_frames
 from motioncache_core.models.magi1.preview_colours import fit_preview_colours, synthetic_pictures
 from motioncache_core.models.magi1.vae import Magi1Vae, sample
 from motioncache_core.models.magi1.vae_checkpoint import read_vae_layout, read_vae_tensors
@@ -426,23 +426,10 @@ def test_fitting_stretches_crops_or_pads():
     for aspect in ("fit", "crop", "pad"):
         assert fit_frames(picture, 24, 32, aspect).shape == (1, 32, 24, 3)
     assert fit_frames(wide, 20, 20, "crop").mean() > 0.99  # the sides are cut off
+    column = torch.arange(21.0).view(1, 1, 21, 1).expand(1, 8, 21, 3) / 32
+    for width, first in ((18, 2), (16, 2), (14, 4)):  # of 3, 5 and 7 columns too many: halves to the even side
+        assert torch.equal(fit_frames(column, width, 8, "crop"), column[:, :, first : first + width])
     padded = fit_frames(torch.ones(1, 20, 40, 3), 40, 40, "pad")[0, :, :, 0]
     assert padded[:10].max() == 0 and padded[30:].max() == 0 and padded[10:30].min() == 1
     with pytest.raises(ValueError, match="aspect 'fill' is unknown; legal are fit, crop, pad"):
         fit_frames(picture, 8, 8, "fill")
-
-
-def test_frames_of_another_rate():
-    assert frames_at_rate([i / 24 for i in range(6)], 6 / 24, 24) == [0, 1, 2, 3, 4, 5]
-    assert frames_at_rate([i / 12 for i in range(3)], 3 / 12, 24) == [0, 0, 1, 1, 2, 2]
-    assert frames_at_rate([i / 48 for i in range(6)], 6 / 48, 24) == [0, 2, 4]
-    assert frames_at_rate([0.0], 0.001, 24) == [0]
-
-
-def test_frames_that_are_continued_from():
-    assert continued_frames(100, 24, "first") == range(32)
-    assert continued_frames(20, 24, "first") == range(20)
-    assert continued_frames(100, 24, "first", frames=8) == range(8)
-    assert continued_frames(100, 24, "last") == range(4, 100)
-    assert continued_frames(500, 24, "last") == range(380, 500)
-    assert continued_frames(23, 24, "last") == range(22, 23)

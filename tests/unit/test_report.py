@@ -14,7 +14,7 @@ from motioncache_core.kv_cache import KVCache
 from motioncache_core.models.skyreels_v2.adapter import BranchRow, NetworkRun, SkyReelsV2Adapter
 from motioncache_core.models.skyreels_v2.plan import SamplingSettings, build_plan
 from motioncache_core.plan import Call, Plan
-from motioncache_core.report import Report
+from motioncache_core.report import Report, work_sentence
 
 SIZE = TransformerSize(width=2, ffn_width=3, layers=5, patch_values=4, text_tokens=7, text_width=11)
 ROLES = [("positive", 0, 0), ("negative", 0, 0)]
@@ -58,15 +58,21 @@ def test_totals_of_a_run_that_reuses():
     assert found["branch_steps"] == {"full": 5, "partial": 1, "reused": 2}
     assert (found["smallest_distance"], found["largest_distance"]) == (0.05, 0.2)
     assert found["distance_of_a_chunk"] == pytest.approx((0.2 + 0.05) / 2)  # the median of two chunks' sums
-    assert "add up to a distance of 0.125" in report.text()
+    assert "For about n computed steps set the threshold to 0.125 divided by n." in report.text()
     assert found["model_calls"] == 4 and found["seconds"] == 2.0
     assert found["nothing_reused_because"] is None
     done = [(30, 30, 30)] * 2 + [(10, 30, 30), (0, 30, 0)] + [(12, 12, 42)] * 2 + [(12, 12, 42), (0, 12, 0)]
     assert found["flops"] == sum(pass_flops(SIZE, *counts) for counts in done) + 2 * prompt_flops(SIZE)
     whole = [(30, 30, 30)] * 4 + [(12, 12, 42)] * 4
     assert found["flops_without_reuse"] == sum(pass_flops(SIZE, *c) for c in whole) + 2 * prompt_flops(SIZE)
-    assert "computed fraction 0.631 of 168 token-forwards" in report.text()
-    assert "5 full, 1 partial, 2 reused" in report.text()
+    lines = report.text().split("\n")
+    first = "63 % of the work was computed, 37 % was reused (a share of the token passes, not a speed-up)."
+    assert lines[0] == first, "what an artist wants to know"
+    assert lines[1].startswith("4 model calls in 2.0 s, ")
+    assert "Branch steps: 5 full, 1 partial, 2 reused." in lines
+    assert all(line.endswith(".") and line[0] == line[0].upper() for line in lines), (
+        "where breaks are lost it can be read"
+    )
 
 
 def test_context_and_refresh_are_counted_apart():
@@ -86,7 +92,7 @@ def test_context_and_refresh_are_counted_apart():
 @pytest.mark.parametrize("attention", ["chunk-wise", "vanilla full", "vanilla block-causal"])
 def test_without_reuse_both_counts_of_operations_agree(wan, attend, attention: str):
     plan = two_chunks(attention=attention, start_latents=1)
-    run = NetworkRun(KVCache(2, plan.largest_window * 4, 32, torch.float32, torch.device("cpu")))
+    run = NetworkRun(KVCache(2, plan.stored_frames * 4, 32, torch.float32, torch.device("cpu")))
     report, adapter = Report(plan, None, SIZE), SkyReelsV2Adapter(wan, attend)
     for call in plan.calls:
         timesteps = [part.timestep for part in call.parts for _ in range(part.start, part.stop)]
@@ -127,7 +133,8 @@ def test_a_run_without_reuse_says_why(given: dict, decided: tuple | None, reason
         report.add(made if decided else CallEvent(call, made.passes, (), 0.1, torch.empty(0)))
     assert report.summary()["computed_fraction"] == 1.0
     assert report.summary()["nothing_reused_because"].startswith(reason)
-    assert f"nothing was reused: {reason}" in report.text()
+    assert f"Nothing was reused: {reason}" in report.text()
+    assert report.text().startswith("100 % of the work was computed, 0 % was reused")
 
 
 def test_the_approximation_is_said_where_there_is_one():
@@ -164,7 +171,17 @@ def test_the_whole_report_is_plain_json_and_lists_every_call():
         "distance": None,
         "waited": False,
     }
-    assert "note" in data["notes"] and "note" in report.text()
+    assert "note" in data["notes"] and "\nNote." in report.text()
+
+
+@pytest.mark.parametrize(
+    ("computed", "said"),
+    [(1.0, "100 % of the work was computed, 0 %"), (0.9996, "100.0 % of the work was computed, 0.0 %")]
+    + [(0.996, "99.6 % of the work was computed, 0.4 %"), (0.004, "0.4 % of the work was computed, 99.6 %")]
+    + [(0.474, "47 % of the work was computed, 53 %"), (0.0, "0 % of the work was computed, 100 %")],
+)
+def test_shares_add_up_to_the_whole(computed: float, said: str):
+    assert work_sentence(computed).startswith(f"{said} was reused")
 
 
 def test_an_empty_report_divides_by_nothing():

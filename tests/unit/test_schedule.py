@@ -7,10 +7,9 @@ import re
 import pytest
 import torch
 
-from motioncache_core.models.skyreels_v2.levels import frame_rate_index, frame_rate_of_frames
+from motioncache_core.models.skyreels_v2.levels import frame_rate_index
 from motioncache_core.models.skyreels_v2.schedule import (
     chunk_sizes,
-    first_step_index,
     rows,
     sigma_table,
     timestep_at,
@@ -18,13 +17,14 @@ from motioncache_core.models.skyreels_v2.schedule import (
 )
 
 
-def positions(*arguments: int) -> list[tuple[int, ...]]:
-    return [row.positions for row in rows(*arguments)]
+def positions(count: int, chunks: int, *more: int) -> list[tuple[int, ...]]:
+    return [tuple(row.position(chunk) for chunk in range(chunks)) for row in rows(count, chunks, *more)]
 
 
-def steps(*arguments: int) -> list[str]:
+def steps(count: int, chunks: int, *more: int) -> list[str]:
     """One text a row: ``x`` for a chunk that steps."""
-    return ["".join(".x"[moved] for moved in row.steps) for row in rows(*arguments)]
+    schedule = rows(count, chunks, *more)
+    return ["".join(".x"[chunk in row.stepping] for chunk in range(chunks)) for row in schedule]
 
 
 def test_levels_without_shift_are_evenly_spaced_from_0_999():
@@ -52,14 +52,6 @@ def test_timesteps_are_truncated():
     assert timesteps_of(sigma_table(4, 1.0)) == (999, 749, 499, 249)
     assert timesteps_of((0.9999, 0.0009, 0.0)) == (999, 0)
     assert timesteps_of(sigma_table(2, 8.0)) == (999, 888)
-
-
-def test_stepping_starts_at_the_first_level_even_if_two_timesteps_coincide():
-    coinciding = timesteps_of(sigma_table(144, 8.0))
-    assert coinciding[0] == coinciding[1]
-    assert first_step_index(coinciding) == 0
-    assert first_step_index(coinciding, frozenset({"first_index_skips"})) == 1
-    assert first_step_index((999, 800), frozenset({"first_index_skips"})) == 0
 
 
 def test_timestep_before_the_start_and_after_the_end():
@@ -117,16 +109,16 @@ def test_ready_chunks_are_clean_from_the_start_and_never_step():
 def test_every_chunk_steps_once_through_the_ladder(count: int, chunks: int, ready: int, ar_step: int):
     schedule = rows(count, chunks + ready, ready, min(ar_step, count))
     for chunk in range(chunks + ready):
-        stepped = [row.positions[chunk] for row in schedule if row.steps[chunk]]
+        stepped = [row.position(chunk) for row in schedule if chunk in row.stepping]
         assert stepped == ([] if chunk < ready else list(range(1, count + 1)))
-    assert all(any(row.steps) for row in schedule), "no row without work"
+    assert all(row.stepping for row in schedule), "no row without work"
     assert len(schedule) == count + (chunks - 1) * min(ar_step, count)
 
 
 @pytest.mark.parametrize("ar_step", [1, 2, 4])
 def test_a_chunk_stays_ar_step_behind_while_its_neighbour_works(ar_step: int):
-    for row in rows(6, 3, 0, ar_step):
-        for left, right in zip(row.positions, row.positions[1:], strict=False):
+    for places in positions(6, 3, 0, ar_step):
+        for left, right in zip(places, places[1:], strict=False):
             assert right == max(left - ar_step, 0) or left > 6
 
 
@@ -137,12 +129,16 @@ def test_a_window_shorter_than_the_video_needs_a_large_enough_ar_step():
     assert nearest == 3
     schedule = rows(6, 4, 0, nearest, 2)
     for row in schedule:
-        working = [i for i, moved in enumerate(row.steps) if moved]
-        assert row.interval[0] <= min(working) and max(working) < row.interval[1]
+        assert row.interval[0] <= min(row.stepping) and max(row.stepping) < row.interval[1]
         assert row.interval[1] - row.interval[0] == 2
+
+
+def test_a_row_of_a_long_video_steps_only_the_chunks_in_work():
+    schedule = rows(6, 1000, 0, 2)
+    assert len(schedule) == 6 + 999 * 2
+    assert max(len(row.stepping) for row in schedule) == 3
+    assert schedule[1000].position(0) == 7 and schedule[1000].position(999) == 0
 
 
 def test_frame_rates():
     assert [frame_rate_index(fps) for fps in (16, 16.0, 24, 8, 15.99)] == [0, 0, 1, 1, 1]
-    assert frame_rate_of_frames([0, 1], 3) == [(0, 0, 0), (1, 1, 1)]
-    assert frame_rate_of_frames([0, 1], 3, frozenset({"fps_wrong_order"})) == [(0, 1, 0), (1, 0, 1)]

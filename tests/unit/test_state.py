@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ class Sampling:
         self.plan = build_plan(SETTINGS)
         self.adapter = SkyReelsV2Adapter(network, attention)
         self.context = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(1))
-        self.memory = NetworkRun(KVCache(2, self.plan.largest_window * 4, 32, torch.float32, torch.device("cpu")))
+        self.memory = NetworkRun(KVCache(2, self.plan.stored_frames * 4, 32, torch.float32, torch.device("cpu")))
         self.memory.policy = SkyReelsV2Policy(CACHE)
         self.state = RunState.new(self.plan, 1, 16, 4, 4, torch.device("cpu"))
 
@@ -110,9 +111,16 @@ def test_a_run_goes_on_where_it_stopped(network: torch.nn.Module, tmp_path: Path
 
 
 def test_what_has_no_form_is_refused() -> None:
-    with pytest.raises(TypeError, match="set cannot be part"):
-        saved.export({"a": {1, 2}})
+    with pytest.raises(TypeError, match="bytes cannot be part"):
+        saved.export({"a": b"1"})
     with pytest.raises(ValueError, match="NetworkRun"):
         saved.restore({}, {"class": "NetworkRun", "fields": {"dict": []}})
     with pytest.raises(ValueError, match="tensor_7"):
         saved.restore({}, {"tensor": "tensor_7"})
+
+
+def test_collections_keep_their_kind() -> None:
+    value = {"roles": {("positive", 0), ("negative", 0)}, "counts": Counter({("a", 1): 2.5}), (1, 2): [None, (3,)]}
+    found = saved.restore(*saved.export(value))
+    assert found == value and isinstance(found["counts"], Counter)
+    assert json.loads(json.dumps(saved.export(value)[1])) == saved.export(value)[1]

@@ -15,11 +15,11 @@ from motioncache_core.models.magi1.items import Fresh
 from motioncache_core.models.magi1.plan import SamplingSettings, build_plan
 from motioncache_core.models.magi1.schedule import stages, time_table
 from tools.host.environment import REPO
-from tools.tinyworld import dataset, forcing, magi1, prompts, training, vae
+from tools.tinyworld import dataset, magi1, prompts, training, vae
 from tools.tinyworld.world import World, render
 from tools.train_tiny_magi1 import FILE, VAE_FILE
 
-RECIPE = forcing.Recipe(steps=40, batch=2, warm_up=4)
+RECIPE = training.Recipe(steps=40, batch=2, warm_up=4)
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +108,13 @@ class StoppedError(Exception):
 
 
 def trained(
-    data: dataset.Dataset, folder: Path, recipe: forcing.Recipe, stop_before: int | None = None
+    data: dataset.Dataset, folder: Path, recipe: training.Recipe, stop_before: int | None = None
 ) -> tuple[list[float], dict[str, Tensor]]:
     """(losses, averaged weights) of a training, which may be stopped before one of its steps."""
     model, kept, made = magi1.build(), {}, []
     magi1.initialise(model, 0)
 
-    def loss(generator: torch.Generator) -> Tensor:
+    def loss(generator: torch.Generator, step: int) -> Tensor:
         if len(made) == stop_before:
             raise StoppedError
         made.append(magi1.loss_on(model, magi1.random_batch(data, recipe, generator)))
@@ -143,6 +143,8 @@ def test_a_stopped_training_goes_on_bit_equal(data: dataset.Dataset, tmp_path: P
     rest, resumed = trained(data, tmp_path / "stopped", short)
     assert rest == losses[2:]
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+    none, again = trained(data, tmp_path / "whole", short)
+    assert none == [] and all(torch.equal(again[key], whole[key]) for key in whole), "written once more"
 
 
 def test_the_file_is_small_and_the_packs_loader_knows_it(tmp_path: Path):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from tools.tinyworld import dataset, forcing, muon, prompts, sampling, transformer, vae
+from tools.tinyworld import dataset, forcing, muon, prompts, sampling, training, transformer, vae
 from tools.tinyworld import world as tiny
 
 REPO = Path(__file__).resolve().parents[2]
@@ -170,6 +170,26 @@ def test_noise_levels_reach_what_sampling_needs() -> None:
     history = sigma[:, 0]
     assert (history == 0.02).any() and ((history > 0.05) & (history < 0.25)).any()
     assert ((sigma[:, 0] == 0) & (sigma[:, 1] == 0) & (sigma[:, 2] > 0.5)).any()
+
+
+def test_training_goes_from_short_clips_to_whole_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps from the shipped weights, on clips of noise."""
+    generator, scenes = torch.Generator().manual_seed(0), dataset.training_scenes(1)
+    kinds = [next(i for i, s in enumerate(scenes) if dataset._kind(s) == kind) for kind in range(3)]
+    latents = torch.randn(3, 16, 25, 4, 4, generator=generator)
+    places = torch.rand(3, 25, 4, 4, generator=generator)
+    save_file(
+        {"latents": latents, "places": places, "scene": torch.tensor(kinds)}, tmp_path / "latents_0_of_1.safetensors"
+    )
+    shown, loss_on = [], forcing.loss_on
+    monkeypatch.setattr(forcing, "loss_on", lambda *given: shown.append(given[3]) or loss_on(*given))
+    recipe, out = training.Recipe(steps=2, batch=1, short=0.5, warm_up=1), tmp_path / "out.safetensors"
+    forcing.train(0, recipe, tmp_path, 0, out, VAE_FILE, 1, TRANSFORMER_FILE)
+    assert shown == [forcing.SHORT_CHUNKS, forcing.CHUNKS]
+    shipped, made = load_file(TRANSFORMER_FILE), load_file(out)
+    assert made.keys() == shipped.keys()
+    changed = [key for key in made if not torch.equal(made[key], shipped[key])]
+    assert len(changed) > len(made) / 2 and all(torch.isfinite(made[key]).all() for key in made)
 
 
 def test_muon_makes_every_direction_as_large_as_any() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import os
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -37,7 +37,9 @@ HELPERS = """() => {
   window.mc = {
     nodes: (kind) => all(graph()).filter((n) => n.comfyClass === kind),
     node: (kind, at = 0) => window.mc.nodes(kind)[at],
-    view: (kind, at = 0) => window.mc.node(kind, at)?.widgets.find((w) => w.name === "motioncache_view")?.view,
+    viewOf: (node) => node?.widgets?.find((w) => w.name === "motioncache_view")?.view,
+    view: (kind, at = 0) => window.mc.viewOf(window.mc.node(kind, at)),
+    views: () => all(graph()).map(window.mc.viewOf).filter(Boolean),
     set: (kind, name, value, at = 0) => {
       const widget = window.mc.node(kind, at).widgets.find((w) => w.name === name);
       widget.value = value;
@@ -45,6 +47,8 @@ HELPERS = """() => {
     },
   };
 }"""
+
+NEXT_DRAWING = "() => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 80)))"
 
 
 @dataclass
@@ -61,6 +65,8 @@ class Stage:
     comfy: ComfyServer
     name: str
     errors: list[str] = field(default_factory=list)
+    earlier: set[str] = field(default_factory=set)
+    """Runs that the server knew of when this page queued its last one; a page that joins shows them."""
 
     @classmethod
     def open(cls, browser: Any, comfy: ComfyServer, name: str, vue: bool, context: Any = None) -> Stage:
@@ -100,15 +106,20 @@ class Stage:
             }""",
             [kind, at, scale],
         )
-        time.sleep(1)
-        box = self.box(kind, at)
+        box = self.steady(lambda: self.box(kind, at))
         move = "([by, scale]) => { app.canvas.ds.offset[1] += by / scale; app.canvas.setDirty(true, true); }"
         self.page.evaluate(move, [560 - (box["y"] + box["height"] / 2), scale])
-        time.sleep(1)
+        self.steady(lambda: self.box(kind, at))
 
     def box(self, kind: str = SAMPLER, at: int = 0) -> dict[str, float]:
         """Where the view lies on the page."""
         return self.call("v.element.getBoundingClientRect().toJSON()", kind, at)
+
+    def heights_now(self, kind: str = SAMPLER, at: int = 0) -> tuple[int, int]:
+        """Of the view and of its node, in pixels of the page; the node's is its own number in the classic renderer."""
+        drawn = "v.element.closest('[data-node-id]')?.getBoundingClientRect().height"
+        whole = self.call(f"{drawn} ?? window.mc.node(kind, at).size[1]", kind, at)
+        return round(self.box(kind, at)["height"]), round(whole)
 
     def call(self, expression: str, kind: str = SAMPLER, at: int = 0) -> Any:
         """A JavaScript expression of the view ``v``."""
@@ -126,9 +137,23 @@ class Stage:
 
     def queue(self) -> None:
         """Press Run."""
-        self.page.evaluate("async () => { await app.queuePrompt(0, 1); }")
+        self.earlier = set(
+            self.page.evaluate(
+                """async () => {
+                  const ids = [...new Set(window.mc.views().flatMap((view) => view.ids()))];
+                  const ask = async (id) => {
+                    const route = `/motioncache/state?node=${encodeURIComponent(id)}`;
+                    const answer = await window.comfyAPI.api.api.fetchApi(route);
+                    return (await answer.json()).state?.run;
+                  };
+                  const earlier = (await Promise.all(ids.map(ask))).filter(Boolean);
+                  await app.queuePrompt(0, 1);
+                  return earlier;
+                }"""
+            )
+        )
 
-    def until(self, condition: Callable[[], Any], seconds: float = 600) -> Any:
+    def until(self, condition: Callable[[], Any], seconds: float = 240) -> Any:
         """Wait for a condition and return its value."""
         end = time.monotonic() + seconds
         while not (value := condition()):
@@ -137,13 +162,27 @@ class Stage:
             time.sleep(0.1)
         return value
 
-    def finished(self, kind: str = SAMPLER, at: int = 0, other_than: str | None = None) -> dict[str, Any]:
-        """Wait for the end of a run and return what the view shows."""
+    def steady(self, read: Callable[[], Any], seconds: float = 60) -> Any:
+        """Read a value until it has stayed the same over 4 readings with a drawing of the page before each."""
+        end, seen = time.monotonic() + seconds, []
+        while len(seen) < 4 or any(value != seen[-1] for value in seen[-4:]):
+            if time.monotonic() > end:
+                raise AssertionError(f"not steady within {seconds} s: {seen[-4:]}")
+            self.page.evaluate(NEXT_DRAWING)
+            seen.append(read())
+        return seen[-1]
+
+    def begun(self, kind: str = SAMPLER, at: int = 0) -> dict[str, Any] | None:
+        """What the view shows once the run that was queued has begun."""
+        state = self.state(kind, at)
+        return state if state["run"] and state["run"]["id"] not in self.earlier else None
+
+    def finished(self, kind: str = SAMPLER, at: int = 0) -> dict[str, Any]:
+        """Wait for the end of the run that was queued and return what the view shows."""
 
         def ended() -> dict[str, Any] | None:
-            state = self.state(kind, at)
-            run = state["run"]
-            return state if run and run["id"] != other_than and run["status"] != "running" else None
+            state = self.begun(kind, at)
+            return state if state and state["run"]["status"] != "running" else None
 
         return self.until(ended)
 
@@ -151,9 +190,9 @@ class Stage:
         """Wait until the view has drawn what it has, pictures included."""
         self.page.evaluate(
             """async ([kind, at]) => {
-              for (let i = 0; i < 3; i++) {
+              for (let i = 0; i < 4; i++) {
                 window.mc.view(kind, at)?.invalidate();
-                await new Promise((done) => setTimeout(done, 250));
+                await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 100)));
               }
             }""",
             [kind, at],
@@ -190,15 +229,19 @@ KNOBS = [
     False,
 ]
 """Of the MotionCache node: every outcome occurs, and the plan can only be told in bounds."""
-FRAMES, SEED = 2, 4
+GRAPH_ID = "6d0c8f5e-52b0-4c1e-9a55-6b1f0a3c7d21"
+"""Views show runs of their own graph."""
+FRAMES, SEED, STEPS = 2, 4, 6
 """Places among the sampler's saved values."""
+SEEDS = itertools.count(1_000_000)
+"""Seeds that no run had before, the same ones in every session."""
 
 
 def sampler_graph() -> dict[str, Any]:
     """The demo's graph with 3 chunks and other knobs, without decoding, which takes most of its time, with a seed that
     no run had before.
     """
-    graph = json.loads(DEMO.read_text(encoding="utf-8"))
+    graph = json.loads(DEMO.read_text(encoding="utf-8")) | {"id": GRAPH_ID}
     sampler = next(n for n in graph["nodes"] if n["type"] == SAMPLER)
     gone = {n["id"] for n in graph["nodes"] if n["type"] in ("VAEDecode", "CreateVideo", "SaveVideo")}
     gone |= {n["id"] for n in graph["nodes"] if n["type"] in ("MotionCacheDecisionMask", "MaskToImage")}
@@ -210,7 +253,7 @@ def sampler_graph() -> dict[str, Any]:
         for output in node.get("outputs", []):
             output["links"] = [link for link in output["links"] or [] if link in left]
     sampler["widgets_values"][FRAMES] = 57
-    sampler["widgets_values"][SEED] = random.randrange(2**31)
+    sampler["widgets_values"][SEED] = next(SEEDS)
     cache = next(n for n in graph["nodes"] if n["type"] == "MotionCacheApply")
     assert len(cache["widgets_values"]) == len(KNOBS), "the node has other knobs than KNOBS"
     cache["widgets_values"] = list(KNOBS)
