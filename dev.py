@@ -6,6 +6,8 @@
     python dev.py verify DIR           check the golden cases in DIR against the core
     python dev.py bench NAME [ARGS]    run the benchmark tools/bench/NAME.py
     python dev.py train NAME [ARGS]    run the training tools/train_NAME.py
+    python dev.py pictures [NAME ...]  make the help pages' pictures again
+    python dev.py screenshots [NAME]   take the README's screenshots again (graph, view)
     python dev.py setup                only make the environment, and say where it is
 
 The environment (about 2.4 GB) lies in $MOTIONCACHE_CACHE, by default in the user's cache folder under motioncache.
@@ -38,6 +40,8 @@ def main(arguments: list[str]) -> int:
         "verify": lambda: tool("tools.verify", rest),
         "bench": lambda: named("bench", "tools/bench/*.py", "tools.bench.", rest),
         "train": lambda: named("train", "tools/train_*.py", "tools.train_", rest),
+        "pictures": lambda: tool("tools.make_help_pictures", rest),
+        "screenshots": lambda: tool("tools.make_screenshots", rest),
         "setup": setup,
     }
     if command not in commands:
