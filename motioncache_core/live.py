@@ -126,6 +126,7 @@ class LiveState:
         run: a name that no other run has.
         node, kind: id and class of the node that shows it.
         workflow: id of the graph that the node is in, empty where it is not known.
+        prompt: id of the queued prompt that makes it, empty where none is known.
         calls: calls after which the node that shows it is done, ``None``: all of the plan.
     """
 
@@ -138,6 +139,7 @@ class LiveState:
     kind: str = ""
     calls: InitVar[int | None] = None
     workflow: str = ""
+    prompt: str = ""
     status: Status = "running"
     message: str = ""
     seq: int = 0
@@ -265,6 +267,7 @@ class LiveState:
             "run": self.run,
             "node": self.node,
             "workflow": self.workflow,
+            "prompt": self.prompt,
             "kind": self.kind,
             "base": base,
             "seq": self.seq,

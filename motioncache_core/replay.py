@@ -17,19 +17,19 @@ EMPTY = torch.empty(0)
 
 
 def replayed(
-    trace: Trace, report: dict[str, Any] | None, run: str, node: str, kind: str, workflow: str = ""
+    trace: Trace, report: dict[str, Any] | None, run: str, node: str, kind: str, workflow: str = "", prompt: str = ""
 ) -> LiveState:
     """The state of the run that left a trace.
 
     Args:
         report: of the same run (``sweep.parse_report``), for phases, distances and times; without it, what was
             computed is all that is known.
-        run, node, kind, workflow: see :class:`LiveState`.
+        run, node, kind, workflow, prompt: see :class:`LiveState`.
 
     Raises:
         ReportError: the report is of another run.
     """
-    state = LiveState(trace.plan, None, trace.rows, trace.columns, run, node, kind, workflow=workflow)
+    state = LiveState(trace.plan, None, trace.rows, trace.columns, run, node, kind, workflow=workflow, prompt=prompt)
     if report is not None:
         state.take_settings(report.get("config"))
     retell(state, trace, _calls(trace, report))

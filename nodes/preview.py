@@ -175,7 +175,8 @@ def show_finished(
     first: int,
 ) -> dict[str, Any]:
     """Put a finished run on a node's view, with a small picture of every latent frame's last video frame."""
-    state = replayed(decisions, report, uuid.uuid4().hex[:12], node.id or "", node.kind, node.workflow)
+    shown_by = node.id or "", node.kind, node.workflow, node.prompt
+    state = replayed(decisions, report, uuid.uuid4().hex[:12], *shown_by)
     run = LiveRun(state)
     if images is not None:
         small = shrunk(images)

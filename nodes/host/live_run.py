@@ -20,6 +20,7 @@ from typing import Any
 import comfy.model_management
 import torch
 from comfy_api.latest import io
+from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ...motioncache_core.config import CacheConfig
@@ -232,11 +233,13 @@ class Node:
         kind: its class.
         workflow: id of the graph on the page that it runs from, since node ids are the same in many graphs; empty for
             prompts that came without one (sent by a script).
+        prompt: id of the queued prompt that runs; empty outside of one.
     """
 
     id: str | None
     kind: str
     workflow: str = ""
+    prompt: str = ""
 
     @classmethod
     def of(cls, hidden: Any, kind: str) -> Node:
@@ -245,7 +248,9 @@ class Node:
         graph = extra.get("workflow") if isinstance(extra, dict) else None
         found = graph.get("id") if isinstance(graph, dict) else None
         known = isinstance(found, str) and len(found) <= LONGEST_ID and found != NO_ID
-        return cls(getattr(hidden, "unique_id", None), kind, found if known else "")
+        context = get_executing_context()
+        prompt = context.prompt_id if context else ""
+        return cls(getattr(hidden, "unique_id", None), kind, found if known else "", prompt)
 
 
 HIDDEN = [io.Hidden.unique_id, io.Hidden.extra_pnginfo]
@@ -269,7 +274,7 @@ def live_run(
         calls: calls after which the node is done, ``None``: all of the plan.
     """
     name = uuid.uuid4().hex[:12]
-    shown_by = node.id or "", node.kind, calls, node.workflow
+    shown_by = node.id or "", node.kind, calls, node.workflow, node.prompt
     return LiveRun(LiveState(plan, config, trace.rows, trace.columns, name, *shown_by), colours)
 
 

@@ -150,6 +150,16 @@ def test_a_graphs_id_comes_from_its_hidden_input(mc: Any, extra: Any, found: str
     assert module.Node.of(None, "kind") == module.Node.of(types.SimpleNamespace(), "kind") == module.Node(None, "kind")
 
 
+def test_a_run_names_the_prompt_that_makes_it(mc: Any, begun: Any) -> None:
+    from comfy_execution.utils import CurrentNodeContext
+
+    _, plan, trace = begun
+    module = mc.module("nodes.host.live_run")
+    with CurrentNodeContext("a prompt", "7"):
+        node = module.Node.of(types.SimpleNamespace(unique_id="7"), "kind")
+    assert module.live_run(node, plan, None, trace, None).payload()["prompt"] == "a prompt"
+
+
 def test_the_board_keeps_the_last_runs_and_those_in_work(mc: Any, begun: Any) -> None:
     _, plan, trace = begun
     module, board_module = mc.module("nodes.host.live_run"), mc.module("nodes.host.board")

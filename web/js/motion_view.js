@@ -52,14 +52,10 @@ function attach(node) {
     node.setSize?.([node.size[0], node.computeSize()[1]]);
     node.setDirtyCanvas?.(true, true);
   };
-  const { onAdded, onConfigure, onExecuted, onRemoved } = node;
+  const { onAdded, onConfigure, onRemoved } = node;
   node.onConfigure = function (...args) {
     onConfigure?.apply(this, args);
     fit();
-  };
-  node.onExecuted = function (output, ...rest) {
-    onExecuted?.call(this, output, ...rest);
-    for (const state of output?.motioncache ?? []) store.result(state);
   };
   // nodes that are only made to be copied from are in no graph, but have the id of the one that they copy
   node.onAdded = function (...args) {

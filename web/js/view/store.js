@@ -78,8 +78,10 @@ class Store extends EventTarget {
     this.loading = new Map();
     this.again = new Set(); // (workflow, node) whose answer on its way may be older than what was missed
     this.heard = 0; // when the last event came, or was asked for in its place
-    this.elsewhere = new Set(); // runs of other graphs, heard of while they ran
     api.addEventListener(EVENT, ({ detail }) => this.hear(detail));
+    api.addEventListener("executed", ({ detail }) => {
+      for (const state of detail.output?.motioncache ?? []) this.result(state, detail.prompt_id);
+    });
     api.addEventListener("reconnected", () => {
       for (const key of this.shown.keys()) this.miss(JSON.parse(key)[1]);
     });
@@ -155,11 +157,11 @@ class Store extends EventTarget {
   }
 
   /**
-   * Take a result that ComfyUI hands to a node of the graph on the page: its own, or one that ComfyUI had kept, which
-   * another graph may have made. That of a graph that ran behind this one goes to a node with the same id.
+   * Take a result of a prompt: to the graph that made it, which need not be on the page any more, or, where ComfyUI had
+   * kept it from an earlier prompt, to the graph on the page.
    */
-  result(state) {
-    if (!this.elsewhere.delete(state?.run)) this.adopt(state, workflowId());
+  result(state, prompt) {
+    this.adopt(state, state?.prompt === prompt ? state.workflow : workflowId());
   }
 
   point(workflow, node, run) {
@@ -191,7 +193,6 @@ class Store extends EventTarget {
     const workflow = change.workflow ?? "";
     const here = !workflow || workflow === workflowId();
     if (here) this.pinned.delete(keyOf(workflowId(), change.node));
-    this.elsewhere[here ? "delete" : "add"](change.run);
     // an unknown run, or one of which something was missed; another graph's is asked for when that graph is shown
     if (!run || change.base > run.seq) return here ? this.miss(change.node) : null;
     run.take(change);
