@@ -140,15 +140,17 @@ class Stage:
         self.earlier = set(
             self.page.evaluate(
                 """async () => {
-                  const ids = [...new Set(window.mc.views().flatMap((view) => view.ids()))];
-                  const ask = async (id) => {
-                    const route = `/motioncache/state?node=${encodeURIComponent(id)}`;
+                  const views = window.mc.views();
+                  const workflow = (app.rootGraph ?? app.graph).id;
+                  const ask = async (node) => {
+                    const route = `/motioncache/state?${new URLSearchParams({ node, workflow })}`;
                     const answer = await window.comfyAPI.api.api.fetchApi(route);
                     return (await answer.json()).state?.run;
                   };
-                  const earlier = (await Promise.all(ids.map(ask))).filter(Boolean);
+                  const earlier = await Promise.all(views.flatMap((view) => view.ids()).map(ask));
+                  earlier.push(...views.map((view) => view.run?.id));
                   await app.queuePrompt(0, 1);
-                  return earlier;
+                  return earlier.filter(Boolean);
                 }"""
             )
         )
