@@ -11,7 +11,7 @@ from ..motioncache_core.models.magi1.growth import Magi1Growth
 from ..motioncache_core.models.magi1.plan import SamplingSettings as Magi1Settings
 from ..motioncache_core.models.skyreels_v2.growth import SkyReelsV2Growth
 from ..motioncache_core.models.skyreels_v2.plan import SamplingSettings, latent_length, pixel_length
-from .host.checked_inputs import checked_inputs
+from .host.checked_inputs import checked_inputs, wrong_choice
 from .host.latents import SPATIAL, InputError, check_latents, connected_start, encode_images
 from .host.magi1_inputs import check_steps, given_frames, given_latents, guidance_for, steps_for
 from .host.model_support import refuse_foreign_model
@@ -112,8 +112,15 @@ class MotionCacheBeginVideo(io.ComfyNode):
         ar_step: int | None,
         window: int | None,
         history_noise: int | None,
+        solver: str | None = None,
+        kv_precision: str | None = None,
+        kv_place: str | None = None,
+        keep: str | None = None,
     ) -> bool | str:
         """Plan with what is typed on the node when the graph is queued, before anything loads."""
+        problem = wrong_choice(cls, solver=solver, kv_precision=kv_precision, kv_place=kv_place, keep=keep)
+        if problem is not None:
+            return problem
         values = (width, height, steps, shift, chunk_size, ar_step, window, history_noise)
         if any(value is None for value in values):  # comes from another node
             return True
@@ -258,9 +265,24 @@ class MotionCacheBeginMagi1Video(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, width: int | None, height: int | None, steps: int | None, shift: float | None, window: int | None
+        cls,
+        width: int | None,
+        height: int | None,
+        steps: int | None,
+        shift: float | None,
+        window: int | None,
+        guidance: str | None = None,
+        kv_precision: str | None = None,
+        kv_place: str | None = None,
+        keep: str | None = None,
+        continue_from: str | None = None,
+        aspect: str | None = None,
     ) -> bool | str:
         """Plan with what is typed on the node when the graph is queued, before anything loads."""
+        choices = {"guidance": guidance, "keep": keep, "continue_from": continue_from, "aspect": aspect}
+        problem = wrong_choice(cls, **choices, kv_precision=kv_precision, kv_place=kv_place)
+        if problem is not None:
+            return problem
         values = (width, height, steps, shift, window)
         if any(value is None for value in values):  # comes from another node
             return True

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..motioncache_core.config import CacheConfig, ConfigError, Magi1CacheConfig, MotionSource
 from ..motioncache_core.models.skyreels_v2.policy import COEFFICIENTS_BY_WIDTH
 from ..motioncache_core.presets import PRESETS_OF_FAMILY, TINY_WORLD_DISTANCES, TINY_WORLD_WIDTH
+from .host.checked_inputs import wrong_choice
 from .host.model_support import FAMILY_NAMES, attach_config, family_of, why_not_served
 from .host.notify import notify
 from .host.versions import advanced, search_aliases
@@ -71,12 +72,20 @@ class MotionCacheApply(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, preset: str | None, distance: str | None, distance_table: str | None) -> bool | str:
+    def validate_inputs(
+        cls,
+        preset: str | None,
+        distance: str | None,
+        distance_table: str | None,
+        granularity: str | None = None,
+        weight_norm: str | None = None,
+        motion_source: str | None = None,
+    ) -> bool | str:
         """Refuse unknown names and a table that cannot be read when the graph is queued."""
-        if preset is not None and preset not in [*PRESET_NAMES, CUSTOM]:
-            return f"preset is {preset!r}; it must be one of {', '.join([*PRESET_NAMES, CUSTOM])}"
-        if distance is not None and distance not in DISTANCES:
-            return f"distance is {distance!r}; it must be one of {', '.join(DISTANCES)}"
+        choices = {"granularity": granularity, "weight_norm": weight_norm, "motion_source": motion_source}
+        problem = wrong_choice(cls, preset=preset, distance=distance, **choices)
+        if problem is not None:
+            return problem
         if preset == CUSTOM and distance == "table" and distance_table is not None:
             try:
                 read_table(distance_table)

@@ -14,6 +14,7 @@ from ..motioncache_core.plots import line_plot, pareto_plot
 from ..motioncache_core.quality import frame_groups, mean_psnr, psnr, ssim
 from ..motioncache_core.side_by_side import heat, side_by_side
 from ..motioncache_core.sweep import COSTS, Run, plot_series, read_run, references, table
+from .host.checked_inputs import checked_inputs, wrong_choice
 from .host.latents import InputError
 from .host.notify import show
 from .host.versions import advanced
@@ -131,6 +132,11 @@ class MotionCacheSweep(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, x_axis: str | None) -> bool | str:
+        """Refuse an unknown name when the graph is queued."""
+        return wrong_choice(cls, x_axis=x_axis) or True
+
+    @classmethod
     def execute(
         cls,
         report: str,
@@ -141,8 +147,7 @@ class MotionCacheSweep(io.ComfyNode):
         quality: float | None = None,
         previous: tuple[Run, ...] = (),
     ) -> io.NodeOutput:
-        if x_axis not in COSTS:
-            raise InputError(f"x_axis is {x_axis!r}; it must be one of {', '.join(COSTS)}")
+        checked_inputs(cls, {"x_axis": x_axis})
         name = label.strip() or ("reference" if quality is None else f"run {len(previous) + 1}")
         runs = (*previous, read_run(report, name, quality))
         plot = pareto_plot(

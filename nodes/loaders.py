@@ -9,6 +9,7 @@ import comfy.utils
 from comfy_api.latest import io
 
 from ..motioncache_core.models.skyreels_v2.checkpoint import CheckpointError, fps_delta, read_layout, read_tensors
+from .host.checked_inputs import wrong_choice
 from .host.model_info import SkyReelsV2Info, add_fps_patch, attach
 from .host.model_paths import UnknownFileError, fingerprint, model_choices, resolve_model
 from .host.notify import show
@@ -50,8 +51,11 @@ class MotionCacheLoadSkyReelsV2(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model_name: str | None) -> bool | str:
+    def validate_inputs(cls, model_name: str | None, weight_dtype: str | None = None) -> bool | str:
         """Judge the file by its headers when the graph is queued, before anything heavy loads."""
+        problem = wrong_choice(cls, weight_dtype=weight_dtype)
+        if problem is not None:
+            return problem
         if model_name is None:  # comes from another node
             return True
         try:
