@@ -22,7 +22,7 @@ class Decision:
         role: branch that decided, (list name, slot, sample).
         chunk: place of the chunk in the window, -1 where the window decides as a whole.
         step: steps of the chunk before this one.
-        phase: of the chunk's life.
+        phase: of the chunk's life; ``None`` in a run told again without its report.
         computed, total: tokens recomputed, tokens of the chunk.
         mask: ``[total]`` bool, tokens recomputed; ``None`` where all or none.
         distance: of this step; ``None`` in warm-up.
@@ -38,7 +38,7 @@ class Decision:
     role: Hashable
     chunk: int
     step: int
-    phase: Phase
+    phase: Phase | None
     total: int
     computed: int
     mask: Tensor | None = None

@@ -312,7 +312,7 @@ class LiveState:
 
 def _phase(decisions: Sequence[Decision]) -> int:
     """The phase of the branch that is furthest on."""
-    return max(PHASES.index(d.phase) for d in decisions)
+    return max(PHASES.index(d.phase or "none") for d in decisions)
 
 
 def _distance(decisions: Sequence[Decision]) -> float | None:

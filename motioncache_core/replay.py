@@ -74,7 +74,7 @@ def _event(call: Call, entries: list[TraceEntry], told: dict[str, Any] | None) -
         passes, decisions = [], []
         for part, entry in zip([part for part in call.parts if part.step >= 0], entries, strict=True):
             computed = int((entry.computed > 0).sum())
-            decisions.append(Decision("any", part.chunk, part.step, "warm-up", entry.computed.numel(), computed))
+            decisions.append(Decision("any", part.chunk, part.step, None, entry.computed.numel(), computed))
             passes.append(Pass("any", computed, entry.computed.numel(), 0.0))
         return CallEvent(call, tuple(passes), tuple(decisions), 0.0, EMPTY)
     place = call.parts[0].chunk if len(call.parts) == 1 else -1

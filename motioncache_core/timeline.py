@@ -9,7 +9,7 @@ from .config import CacheConfig
 from .plan import Plan
 
 PHASES = ("none", "warm-up", "chunk", "token")
-"""Phases of a cell; ``none``: no cache acts."""
+"""Phases of a cell; ``none``: no cache acts, or it is not known."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ..motioncache_core.overlay import heat, overlay
 from ..motioncache_core.replay import replayed
 from ..motioncache_core.sweep import parse_report
 from ..motioncache_core.trace import Trace
-from .host.board import BOARD
+from .host.checked_inputs import wrong_choice
 from .host.latents import SPATIAL
 from .host.live_run import HIDDEN, LiveRun, Node
 from .host.outcome import Decisions
@@ -47,6 +47,11 @@ class MotionCacheDecisionMask(io.ComfyNode):
             ],
             outputs=[io.Mask.Output(display_name="MASK")],
         )
+
+    @classmethod
+    def validate_inputs(cls, show: str | None) -> bool | str:
+        """Refuse an unknown name when the graph is queued."""
+        return wrong_choice(cls, show=show) or True
 
     @classmethod
     def execute(cls, decisions: Trace, show: str, step: int) -> io.NodeOutput:
@@ -111,6 +116,11 @@ class MotionCacheMotionMaskPreview(io.ComfyNode):
             is_output_node=True,
             **search_aliases("heat map", "overlay", "recomputed tokens", "cache visualizer", "motion weights"),
         )
+
+    @classmethod
+    def validate_inputs(cls, show: str | None) -> bool | str:
+        """Refuse an unknown name when the graph is queued."""
+        return wrong_choice(cls, show=show) or True
 
     @classmethod
     def execute(
@@ -184,7 +194,7 @@ def show_finished(
             last = [min(first + TEMPORAL * frame, len(small)) - 1 for frame in range(start, stop)]
             run.show(lane, small[last].numpy())
     if node.id is not None:
-        BOARD.put(run)
+        run.put_finished()
     return run.payload()
 
 

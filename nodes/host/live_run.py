@@ -106,6 +106,12 @@ class LiveRun:
         self._clean.clear()
         BOARD.fit()
 
+    def put_finished(self) -> None:
+        """Put a run that is over on the board, and let the pages ask for it."""
+        BOARD.put(self)
+        self._sent = self.state.seq
+        self._send(last=True)
+
     def hear(self, event: Event, entries: Sequence[TraceEntry] = ()) -> None:
         """Take up an event, on the sampling thread. ``entries``: what the trace made of it."""
         with self._lock:

@@ -142,7 +142,8 @@ def test_events_are_few_and_small_and_make_up_the_whole(comfy: ComfyServer) -> N
     prompt, key = prompt_of(comfy)
     kept = {k: n for k, n in prompt.items() if n["class_type"].startswith(("MotionCacheLoad", "MotionCacheApply"))}
     kept |= {key: prompt[key], **{k: n for k, n in prompt.items() if n["class_type"] == "VAELoader"}}
-    kept["shown"] = {"class_type": "PreviewAny", "inputs": {"source": [key, 2]}}
+    shown = {"decisions": [key, 3], "show": "one step", "step": 0, "opacity": 0.5}
+    kept["shown"] = {"class_type": PREVIEW, "inputs": shown}
     run = comfy.run(kept, timeout=600)
     (final,) = run.outputs[key]["motioncache"]
     events = [event for event in run.events("motioncache.live") if event["run"] == final["run"]]
@@ -152,6 +153,9 @@ def test_events_are_few_and_small_and_make_up_the_whole(comfy: ComfyServer) -> N
     cells = {tuple(cell[:2]): cell for event in events for cell in event["cells"]}
     assert cells == {tuple(cell[:2]): cell for cell in final["cells"]}
     assert events[-1]["status"] == "finished" and events[-1]["totals"] == final["totals"]
+    (told,) = (event for event in run.events("motioncache.live") if event["node"] == "shown")
+    assert told["run"] == run.outputs["shown"]["motioncache"][0]["run"] and told["cells"] == []
+    assert told["base"] == told["seq"], "every page asks for it"
     assert all(later["base"] == event["seq"] for event, later in zip(events, events[1:], strict=False))
 
 

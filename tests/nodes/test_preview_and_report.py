@@ -64,6 +64,12 @@ def test_stripes_lie_where_the_mask_is_white(run: Any, shown: Any) -> None:
     assert float(heat.min()) >= 0 and float(heat.max()) <= 1 and heat.std() > 0.05
 
 
+def test_without_a_report_neither_phases_nor_times_are_known(shown: Any) -> None:
+    (state,) = shown().ui["motioncache"]
+    assert {cell[2] for cell in state["cells"]} == {0} and {cell[3] for cell in state["cells"]} == {0, 1, 2}
+    assert state["totals"]["seconds"] == 0
+
+
 def test_without_images_the_heat_map_is_the_background(shown: Any) -> None:
     drawn, masks, _ = shown().args
     assert drawn.shape == (25, 48, 64, 3) and masks.shape == (25, 48, 64)

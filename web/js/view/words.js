@@ -19,7 +19,7 @@ export function describeRun(run) {
   const { calls, calls_planned: planned, seconds_left: left } = run.totals;
   if (run.status === "failed") return `stopped by an error after ${calls} of ${planned} passes: ${run.message}`;
   if (run.status === "interrupted") return `interrupted after ${calls} of ${planned} passes`;
-  if (run.status === "finished") return `finished: ${calls} passes in ${seconds(run.totals.seconds)}`;
+  if (run.status === "finished") return `finished: ${calls} passes${timed(run) ? ` in ${seconds(run.totals.seconds)}` : ""}`;
   if (!run.now?.length) return "begins";
   const [kind, lane, step] = run.now;
   const doing = { context: "shows given frames", refresh: `passes chunk ${lane} clean` }[kind] ?? `chunk ${lane}, step ${step}`;
@@ -76,9 +76,12 @@ export function describeCell(head, run, plan, { lane, step }) {
   const outcome = { full: "all recomputed", partial: `${percent(computed / total)} recomputed`, reused: "all reused" };
   const far = distance === null ? "" : ` · distance ${distance.toPrecision(3)}${threshold(head, phase)}`;
   const waits = waited ? ", too few needed work" : "";
-  const lasted = ` · ${seconds(spent)} (chunk ${seconds(run.totals.seconds_by_lane[lane])})`;
+  const lasted = timed(run) ? ` · ${seconds(spent)} (chunk ${seconds(run.totals.seconds_by_lane[lane])})` : "";
   return `${name}: ${phaseWords(phase)}${outcome[OUTCOMES[outcomeAt]]}${waits}${far}${lasted}${where}`;
 }
+
+/** Whether times are known: those of a run told again are in its report. */
+const timed = (run) => run.totals.seconds > 0;
 
 function phaseWords(phase) {
   return phase === "none" ? "" : phase === "warm-up" ? "warm-up, " : `${phase} phase, `;
