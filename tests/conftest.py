@@ -113,7 +113,7 @@ def comfy_page(browser, comfy) -> Iterator:  # noqa: ANN001 - Playwright's Brows
     """ComfyUI's own page, loaded and ready, as a Playwright page."""
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
     page.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
-    page.goto(comfy.url, timeout=120_000)
-    page.wait_for_function("() => window.app?.graph && window.app.extensionManager", timeout=90_000)
+    page.goto(comfy.url, timeout=240_000)
+    page.wait_for_function("() => window.app?.graph && window.app.extensionManager", timeout=240_000)
     yield page
     page.close()

@@ -184,8 +184,8 @@ def test_a_saved_take_goes_on_in_a_fresh_process(
 
 
 def test_an_interrupt_keeps_what_was_finished(host: ComfyServer, complete: Any) -> None:
-    straight = host.run(complete(end({**chain(), "part_4": part("part_3", chunks=5)}, "part_4")))
-    prompt = {**chain(), "part_4": part("part_3", chunks=5, autosave="kept", autosave_memory=True)}
+    straight = host.run(complete(end({**chain(), "part_4": part("part_3", chunks=20)}, "part_4")))
+    prompt = {**chain(), "part_4": part("part_3", chunks=20, autosave="kept", autosave_memory=True)}
     prompt["part_1"]["inputs"]["seed"] = 1  # not used, but makes the nodes run again
     file = host.folders["output"] / TAKES / "kept.safetensors"
     file.unlink(missing_ok=True)
@@ -206,7 +206,7 @@ def test_an_interrupt_keeps_what_was_finished(host: ComfyServer, complete: Any) 
     [
         (lambda raw: raw[:-50] + bytes([raw[-50] ^ 1]) + raw[-49:], "checksum does not fit"),
         (lambda raw: (2**32).to_bytes(8, "little") + raw[8:], "claims a header of 4294967296 bytes"),
-        (lambda raw: raw.replace(b'"version":"2"', b'"version":"3"'), "has version '3'"),
+        (lambda raw: raw.replace(b'"version":"3"', b'"version":"4"'), "has version '4'"),
     ],
 )
 def test_damaged_takes_are_refused_quickly(host: ComfyServer, complete: Any, change: Any, message: str) -> None:

@@ -66,12 +66,12 @@ def test_every_flipped_byte_is_noticed(path: Path):
 
 def test_truncated_files_and_huge_headers_are_refused_at_once(path: Path):
     raw = path.read_bytes()
-    started = time.perf_counter()
+    started = time.process_time()
     for damaged in (raw[:-1], raw[: len(raw) // 2], raw[:7], b"", (2**32).to_bytes(8, "little") + raw[8:], raw + b"x"):
         path.write_bytes(damaged)
         with pytest.raises(StoreError):
             read_facts(path, "kind", 1)
-    assert time.perf_counter() - started < 2.0
+    assert time.process_time() - started < 2.0
 
 
 def test_only_known_classes_are_made(tmp_path: Path):

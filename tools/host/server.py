@@ -350,8 +350,10 @@ class ComfyServer:
     def free(self) -> None:
         """Unload models and forget cached outputs, so that every node runs again."""
         self._post("/free", {"unload_models": True, "free_memory": True})
-        # The worker does it when it next looks, and a prompt queued at once would get ahead of it.
-        time.sleep(0.5)
+        # The worker does it between two prompts, and may not be woken up for it: give it one.
+        image = {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}}
+        shown = {"class_type": "PreviewImage", "inputs": {"images": ["image", 0]}}
+        self.run({"image": image, "shown": shown})
 
     def _get(self, route: str) -> Any:
         return self._ask(urllib.request.Request(self.url + route))

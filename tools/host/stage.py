@@ -87,11 +87,11 @@ class Stage:
         self.page.evaluate(HELPERS)
 
     def graph(self, workflow: dict[str, Any] | None = None) -> None:
-        """Load a graph, the demo's unless another is given, and look at its sampler."""
+        """Load a graph, the demo's unless another is given, and wait until its sampler's view has drawn something."""
         workflow = workflow or json.loads(DEMO.read_text(encoding="utf-8"))
         self.page.evaluate("async (workflow) => await app.loadGraphData(workflow)", workflow)
         self.page.wait_for_function("kind => window.mc.view(kind)", arg=SAMPLER, timeout=120_000)
-        self.until(lambda: "not drawn yet" not in self.state()["words"][0])
+        self.until(lambda: (words := self.state()["words"][0]) and "not drawn yet" not in words)
 
     def look(self, kind: str = SAMPLER, at: int = 0, scale: float = 1.0) -> None:
         """Bring a node's view into sight."""
