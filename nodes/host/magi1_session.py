@@ -83,11 +83,9 @@ def count_stored(
     dtype, _ = kv_placement(settings, inference_dtype(model.model), model.load_device)
 
     def stored(patcher: Any, noise_shape: tuple[int, ...], conds: dict[str, Any]) -> int:
-        if settings.kv_on_cpu:
-            return 0
         return Magi1Run.bytes_needed(plan, sizes.num_layers, sizes.kv_dim, tokens_per_frame, noise_shape[0], dtype)
 
-    count_in(model_options, plan, stored)
+    count_in(model_options, plan, settings.kv_on_cpu, stored)
 
 
 @dataclass
