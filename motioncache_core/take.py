@@ -100,16 +100,23 @@ def generated(plan: Plan) -> tuple[Chunk, ...]:
     return tuple(chunk for chunk in plan.windows[0].chunks if chunk.number is not None)
 
 
-def entry_call(plan: Plan, number: int) -> int:
-    """Index of the first call that a generated chunk has a part in: the first one of the row in which it makes its
-    first step, or of refreshes just before that, which a plan without the chunk may not have.
+def entry_calls(plan: Plan) -> list[int]:
+    """Of each generated chunk, index of the first call that may be another one than without the chunk: the first one of
+    the row in which it makes its first step, or of refreshes just before that.
     """
-    place = generated(plan)[number].place
-    row = next(call.row for call in plan.calls for part in call.parts if part.chunk == place and part.step == 0)
-    entry = next(call.index for call in plan.calls if call.row == row and call.kind != "context")
-    while entry and plan.calls[entry - 1].kind == "refresh":
-        entry -= 1
-    return entry
+    rows: dict[int, int] = {}
+    entries: dict[int, int] = {}
+    for call in plan.calls:
+        if call.kind != "context":
+            rows.setdefault(call.row, call.index)
+        entries |= {part.chunk: rows[call.row] for part in call.parts if part.step == 0}
+
+    def before_refreshes(entry: int) -> int:
+        while entry and plan.calls[entry - 1].kind == "refresh":
+            entry -= 1
+        return entry
+
+    return [before_refreshes(entries[chunk.place]) for chunk in generated(plan)]
 
 
 def clean_chunks(plan: Plan, next_call: int) -> list[Chunk]:

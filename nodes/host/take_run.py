@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from ...motioncache_core.events import CallEvent, ChunkEvent, Event, StepReuse
 from ...motioncache_core.loop import RunState, begin_window, history_noise, run_window
 from ...motioncache_core.plan import Call, Chunk, Plan
 from ...motioncache_core.replay import retell
-from ...motioncache_core.take import enter, entry_call, generated, let_go, make_again, pages_needed, park, unpark
+from ...motioncache_core.take import enter, entry_calls, generated, let_go, make_again, pages_needed, park, unpark
 from ...motioncache_core.trace import Trace
 from .chunk_session import guided_call
 from .latents import InputError
@@ -29,8 +29,8 @@ CHANNELS = 16
 SHOWN_BEFORE = 8
 """Chunks finished by earlier nodes whose pictures a node's view shows."""
 OTHER_PATCHES = (
-    "This part has another LoRA than the one before. While chunks of both are in work, weights are patched anew in "
-    "every step, which is slow; a higher ar_step keeps fewer chunks in work."
+    "This part or the one before has a LoRA or another patch of its own. While chunks of both are in work, the model "
+    "is patched anew in every step, which is slow; a higher ar_step keeps fewer chunks in work."
 )
 SEVERAL_SETTINGS = "parts of the video have different cache settings; those told here are the last part's"
 MADE_AGAIN = "keys and values of finished chunks were made again from their latents"
@@ -76,22 +76,31 @@ def add_stretch(take: Take, stretch: Stretch, settings_of: Any) -> tuple[Take, l
         raise InputError("take is finished, no chunk can follow; connect the take from before Finish video")
     notices = take.settings.check(stretch, take.stretches)
     plan = take.settings.growth.plan(take.chunks + stretch.chunks)
-    if take.parked is not None and take.parked.next_call > entry_call(plan, take.chunks):
+    if take.parked is not None and take.parked.next_call > entry_calls(plan)[take.chunks]:
         raise InputError(
             "take was saved by Finish video, past the point where a chunk could follow; it can only be finished"
         )
     cache, inactive = take.settings.active(settings_of, plan)
     if inactive is not None:
         notices.append(f"MotionCache is not active: {inactive}")
-    if any(_swaps(stretch.model, other.model) for other in take.stretches[-1:]):
+    if any(_swaps(stretch, other) for other in take.stretches[-1:]):
         notices.append(OTHER_PATCHES)
     stretch = replace(stretch, cache=cache, inactive=inactive)
     return replace(take, stretches=(*take.stretches, stretch)), notices
 
 
-def _swaps(model: Any, other: Any) -> bool:
-    """Whether two MODELs are one checkpoint with different patches, which share their place in memory."""
-    return model.model is other.model and model.patches_uuid != other.patches_uuid
+def _swaps(stretch: Stretch, other: Stretch) -> bool:
+    """Whether two stretches' MODELs are one checkpoint, so that they share their place in memory, and are patched
+    differently: each guider patches for the LoRA on its own prompts.
+    """
+    if stretch.model.model is not other.model.model:
+        return False
+    return _patched_otherwise(stretch.model, other.model) or _has_hooks(stretch) or _has_hooks(other)
+
+
+def _has_hooks(stretch: Stretch) -> bool:
+    prompts = (*(stretch.positive or ()), *(stretch.negative or ()))
+    return any(options.get("hooks") is not None for _, options in prompts)
 
 
 def go_on(take: Take, node: Node, finish: bool = False, autosave: Autosave | None = None) -> Outcome:
@@ -103,7 +112,7 @@ def go_on(take: Take, node: Node, finish: bool = False, autosave: Autosave | Non
     total = take.chunks
     shown = take.settings.growth.plan(total)
     plan = shown if finish else take.settings.growth.plan(total + 1)
-    until = len(plan.calls) if finish else entry_call(plan, total)
+    until = len(plan.calls) if finish else entry_calls(plan)[total]
     if not finish and take.settings.growth.whole_last_row:
         until = min(until, next(call.index for call in shown.calls if call.row == shown.calls[-1].row))
     return _Going(take, node, plan, shown, until).run(finish, autosave)
@@ -226,29 +235,51 @@ class _Going:
         if missing and MADE_AGAIN not in self.report.notes:
             self.report.notes.append(MADE_AGAIN)
         policy = _Choice(base.step_policy, enter_lane) if base.step_policy is not None else None
+
+        def run(until: int) -> Iterator[Event]:
+            solver = self.take.settings.solver
+            return run_window(
+                self.plan, window, self.state, self.memory, model_call, solver, policy=policy, until=until
+            )
+
+        self._follow(self._calls(run), list(lanes.values())[-1])
+
+    def _calls(self, run: Callable[[int], Iterator[Event]]) -> Iterator[Event]:
+        """Events of all calls; a chunk enters just before the first call that sees it, so that latents of a long
+        stretch do not lie on the device from its beginning on.
+
+        Args:
+            run: events of the calls before one.
+        """
+        there = self.state.first + self.state.window.shape[2]
+        for chunk, entry in zip(generated(self.plan)[: self.take.chunks], entry_calls(self.plan), strict=False):
+            if chunk.stop <= there:
+                continue
+            yield from run(min(entry, self.until))
+            let_go(self.plan, self.state)
+            enter(self.plan, self.state, [chunk], self.take.stretches[self._stretch_at(chunk.place)].seed)
+        yield from run(self.until)
+
+    def _follow(self, events: Iterator[Event], newest: Lane) -> None:
+        """Take note of what happens, and show it."""
         first = self.state.next_call
-        newest = list(lanes.values())[-1]
         callback = PacedCallback(self.take.settings.callback(newest.patcher, self.until - first))
-        run = run_window(
-            self.plan,
-            window,
-            self.state,
-            self.memory,
-            model_call,
-            self.take.settings.solver,
-            policy=policy,
-            until=self.until,
-        )
-        for event in run:
-            self._take_note(event)
-            if isinstance(event, CallEvent):
-                frame = newest_frame(event.call)
-                shown = event.x0[:, :, frame : frame + 1]
-                callback(event.call.index - first, shown, self.state.window, self.until - first)
+        try:
+            for event in events:
+                self._take_note(event)
+                if isinstance(event, CallEvent):
+                    frame = newest_frame(event.call)
+                    shown = event.x0[:, :, frame : frame + 1]
+                    callback(event.call.index - first, shown, self.state.window, self.until - first)
+        except comfy.model_management.InterruptProcessingException:
+            while self.state.untold:  # chunks that the call before it had finished
+                self._take_note(next(events))
+            raise
 
     def _join(self, lanes: list[Lane]) -> None:
         """Put every session's wrapper into its guider's run; they share the first one's memory."""
         first = lanes[0].session
+        make_current(lanes[0].patcher, self._noise().shape)  # its precision is the store's
         for lane in lanes:
             if lane.session is not first:
                 lane.session.take_memory_of(first)
@@ -256,29 +287,22 @@ class _Going:
 
     def _take_up(self, lanes: dict[int, Lane]) -> tuple[RunState, list[Chunk]]:
         take, window = self.take, self.plan.windows[0]
-        entering = generated(self.plan)[: take.chunks]
         if take.parked is None:
             empty, seed = self._empty(), take.stretches[0].seed
             given = empty if take.given is None else self._model_units(take.given).to(empty.device)
             state, missing = RunState(torch.zeros_like(given)), []
             noise = history_noise(window, seed, given)
             begin_window(self.plan, window, state, self.memory, torch.zeros_like(given), noise, given)
-        else:
-            state, missing = unpark(
-                self.plan,
-                take.parked,
-                self.memory,
-                self.per_frame,
-                take.settings.state_classes,
-                self._whole,
-                self._empty().device,
-            )
-        there = state.first + state.window.shape[2]
-        for chunk in entering:
-            if chunk.stop > there:
-                seed = take.stretches[self._stretch_at(chunk.place)].seed
-                enter(self.plan, state, [chunk], seed)
-        return state, missing
+            return state, missing
+        return unpark(
+            self.plan,
+            take.parked,
+            self.memory,
+            self.per_frame,
+            take.settings.state_classes,
+            self._whole,
+            self._empty().device,
+        )
 
     def _model_units(self, latents: Tensor) -> Tensor:
         return self.take.stretches[0].model.model.process_latent_in(latents.float())
@@ -311,13 +335,14 @@ class _Going:
             dtype if with_memory else None,
         )
         plan, newest = self.trace.plan, self.take.stretches[-1]
-        return replace(
+        standing = replace(
             self.take,
             finished=tuple(self.finished),
             parked=parked,
             report=self.report.extended(plan, newest.cache, newest.inactive),
             trace=self.trace.extended(plan),
         )
+        return standing if with_memory else standing.without_memory()
 
 
 class _Choice:
@@ -373,7 +398,18 @@ def make_current(patcher: Any, shape: Sequence[int]) -> None:
         shape: of a call's latents, for the memory that its two branches need beside the weights.
     """
     model = patcher.model
-    if model.current_weight_patches_uuid != patcher.patches_uuid:
+    current = model.current_patcher
+    stale = model.current_weight_patches_uuid != patcher.patches_uuid
+    if stale or (current is not None and _patched_otherwise(current, patcher)):
         needed = model.memory_required([2 * shape[0], *shape[1:]])
         comfy.model_management.load_models_gpu([patcher], memory_required=needed)
     model.current_patcher = patcher
+
+
+def _patched_otherwise(patcher: Any, other: Any) -> bool:
+    """Whether two MODELs of one checkpoint differ in weights, or in what they put in place of its parts, of which no
+    uuid tells.
+    """
+    objects = [{key: id(part) for key, part in one.object_patches.items()} for one in (patcher, other)]
+    same_parts = objects[0] == objects[1] and patcher.injections == other.injections
+    return patcher.patches_uuid != other.patches_uuid or not same_parts

@@ -222,8 +222,9 @@ class Take:
         return latents + (0 if self.parked is None else self.parked.bytes_beside(before.parked))
 
     def without_memory(self) -> Take:
-        """The same, smaller: keys and values are made again from latents, which is not exact."""
-        return self if self.parked is None else replace(self, parked=self.parked.without_pages())
+        """The same, smaller: keys and values are made again from latents, not exactly, and decoding begins anew."""
+        parked = None if self.parked is None else self.parked.without_pages()
+        return replace(self, parked=parked, decoded=0, stream=None)
 
     def stretch_of(self, number: int) -> int:
         """Index of the stretch that a chunk belongs to; given ones belong to the first."""

@@ -153,6 +153,23 @@ def test_another_model_for_a_stretch(board: Board):
     assert torch.equal(board.finish(board.more(first, 2))[0], plain)
 
 
+def test_a_stretch_with_another_part_of_the_model(board: Board):
+    """Parts that a node puts in place of the model's own have no id that tells them; chunks in flight keep theirs."""
+
+    class Turned(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(x) * 3
+
+    first = board.more(board.begin(board.mc.load()), 2)
+    plain = board.finish(board.more(first, 2))[0]
+    changed = board.mc.load()
+    changed.add_object_patch("diffusion_model.blocks.0.ffn.1", Turned())
+    found = board.finish(board.more(first, 2, model=changed))[0]
+    assert torch.equal(found[:, :, : 2 * CHUNK], plain[:, :, : 2 * CHUNK])
+    assert not torch.equal(found[:, :, 2 * CHUNK :], plain[:, :, 2 * CHUNK :])
+    assert torch.equal(board.finish(board.more(first, 2))[0], plain)
+
+
 def test_guidance_one_in_the_middle_is_bridged(board: Board):
     """A stretch without a negative pass: later ones find its positive keys and values in their place."""
     take = board.more(board.more(board.begin(), 1), 2, guidance=1.0)
@@ -207,8 +224,41 @@ def test_another_lora_is_told_to_be_slow(board: Board, caplog: pytest.LogCapture
     changed = board.mc.cached()
     name = "diffusion_model.blocks.0.ffn.0.bias"
     changed.add_patches({name: ("diff", (torch.ones_like(changed.model.state_dict()[name]),))})
-    board.more(board.more(board.begin(), 1), 1, model=changed)
-    assert "another LoRA than the one before" in caplog.text
+    first = board.more(board.begin(), 1)
+    board.more(first, 1, positive=board.mc.prompt(3))
+    assert "a LoRA or another patch" not in caplog.text
+    board.more(first, 1, model=changed)
+    assert "a LoRA or another patch of its own" in caplog.text
+
+
+def test_a_lora_on_a_prompt_is_told_to_be_slow(board: Board, caplog: pytest.LogCaptureFixture):
+    from comfy.hooks import create_hook_lora
+
+    name = "blocks.0.ffn.0"
+    rows, columns = board.mc.load().model.state_dict()[f"diffusion_model.{name}.weight"].shape
+    lora = {
+        f"diffusion_model.{name}.lora_up.weight": torch.full((rows, 2), 0.1),
+        f"diffusion_model.{name}.lora_down.weight": torch.ones(2, columns),
+    }
+    hooked = [[board.mc.positive[0][0], {"hooks": create_hook_lora(lora, 1.0, 0.0)}]]
+    first = board.more(board.begin(), 1)
+    board.more(board.more(first, 1, positive=hooked), 1, positive=hooked)
+    assert "a LoRA or another patch of its own" in caplog.text
+
+
+def test_latents_on_the_device_do_not_grow_with_the_chunks_of_one_node(board: Board, monkeypatch: Any):
+    run = board.mc.module("nodes.host.take_run")
+    most: dict[int, int] = {}
+    enter = run.enter
+
+    def seen(plan: Any, state: Any, chunks: Any, seed: int) -> None:
+        enter(plan, state, chunks, seed)
+        most[total] = max(most.get(total, 0), state.window.shape[2])
+
+    monkeypatch.setattr(run, "enter", seen)
+    for total in (8, 16):
+        board.more(board.begin(board.mc.load(), steps=4, window=21), total)
+    assert most[8] == most[16] < 8 * CHUNK
 
 
 def test_a_state_that_keeps_nothing_makes_it_again(board: Board):
@@ -274,7 +324,11 @@ def test_keys_and_values_that_no_device_holds_are_refused(board: Board, loads: l
     with pytest.raises(ValueError, match=r"need 0.0 GB, and cpu has 0.0 GB in all; set kv_precision"):
         board.more(board.begin(), 5)
     assert loads == []
-    board.more(board.begin(kv_place="CPU"), 5)
+    with pytest.raises(
+        ValueError, match=r"need 0.0 GB, and main memory has 0.0 GB in all; set kv_precision to fp8_\S+,"
+    ):
+        board.more(board.begin(kv_place="CPU"), 5)
+    assert loads == []
 
 
 def test_nothing_is_left_behind(board: Board, left_behind: Any):

@@ -60,7 +60,7 @@ class Chain:
         plan = self.growth.plan(total + 1)
         memory = self.memory(plan)
         state = self.go_on(plan, before, memory, entered, total)
-        until = takes.entry_call(plan, total) if stop is None else stop
+        until = takes.entry_calls(plan)[total] if stop is None else stop
         written = self.run(plan, state, memory, until)
         takes.let_go(plan, state)
         return takes.park(plan, state, memory, PER_FRAME, STATE_CLASSES, self.whole, before, written, dtype), total
@@ -194,7 +194,7 @@ def test_without_a_cache_chunks_in_flight_need_no_pages(wan, attend, stop: int, 
 
 def test_pages_are_needed_until_they_are_made_anew():
     plan = SkyReelsV2Growth(SETTINGS).plan(6)
-    at = takes.entry_call(plan, 5)
+    at = takes.entry_calls(plan)[5]
     clean = {chunk.place for chunk in takes.clean_chunks(plan, at)}
     in_flight = {call.parts[0].chunk for call in plan.calls[:at]} - clean
     assert in_flight and clean
