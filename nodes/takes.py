@@ -11,7 +11,7 @@ from ..motioncache_core.file_names import file_path, name_problem
 from .host.latents import InputError
 from .host.model_paths import UnknownFileError, fingerprint, resolve_take, take_choices, take_folder
 from .host.notify import notify
-from .host.take_files import StoreError, check_savable, load_take, save_take
+from .host.take_files import StoreError, check_savable, finished_in, load_take, save_take
 from .host.take_run import Autosave
 from .host.takes import Take
 from .host.versions import advanced, search_aliases
@@ -52,7 +52,7 @@ def autosave_problem(name: str | None) -> str | None:
 
 
 def autosave_of(name: str, with_memory: bool, take: Take, node_id: str | None) -> Autosave | None:
-    """What saves a take as it grows under a name, replacing the file; ``None`` for an empty name.
+    """What saves a take as it grows under a name, over a file that is not further; ``None`` for an empty name.
 
     A file that cannot be written is told, and the video goes on.
 
@@ -69,14 +69,30 @@ def autosave_of(name: str, with_memory: bool, take: Take, node_id: str | None) -
             f"(nearest: {_other_path(path).stem!r})"
         )
     check_savable(take)
+    first = True
 
     def save(standing: Take) -> None:
+        nonlocal first
         try:
+            if first:
+                _keep_longer(path, standing, node_id)
+            first = False
             save_take(path, standing)
         except (OSError, StoreError) as error:
             notify(node_id, f"autosave could not write {path.name}: {error}. The video goes on without it.")
 
     return Autosave(save, with_memory)
+
+
+def _keep_longer(path: Path, take: Take, node_id: str | None) -> None:
+    """Give a file another name if a take begins to be saved in its place that is not as far: a run that starts over
+    after an interrupt would write its first chunk over all that was made before.
+    """
+    before = finished_in(path)
+    if before > len(take.finished):
+        kept = _other_path(path)
+        path.rename(kept)
+        notify(node_id, f"{path.name} held {before} finished chunks of an earlier run; they are kept as {kept.name}.")
 
 
 def _is_its_own(take: Take, path: Path) -> bool:

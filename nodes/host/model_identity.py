@@ -11,9 +11,9 @@ from torch import Tensor
 from .model_support import family_of
 
 SMALL = 2**16
-"""Most numbers of the tensors that tell a checkpoint from others of the same sizes: biases, norms, modulation."""
+"""Most numbers of a checkpoint's tensors that are looked at whole: biases, norms, modulation."""
 PROBES = 64
-"""Numbers of each of a patch's tensors that tell it from others."""
+"""Numbers that are looked at of a larger tensor, and of a patch's."""
 
 
 def identity(model: Any) -> tuple[int, Any]:
@@ -22,7 +22,7 @@ def identity(model: Any) -> tuple[int, Any]:
 
 
 def model_facts(model: Any) -> dict[str, Any]:
-    """``family``, ``weights`` (a digest of sizes and small tensors), ``patches`` (one of LoRA; empty without)."""
+    """``family``, ``weights`` (a digest of all tensors), ``patches`` (of LoRA; empty without)."""
     return {"family": family_of(model), "weights": _weights_digest(model), "patches": _patches_digest(model)}
 
 
@@ -32,10 +32,11 @@ def _weights_digest(model: Any) -> str:
     for key, tensor in weights:
         digest.update(f"{key} {list(tensor.shape)}".encode())
     for key, tensor in weights:
-        if tensor.numel() <= SMALL and tensor.is_floating_point():
+        if tensor.is_floating_point():
             unpatched = model.backup.get(f"diffusion_model.{key}")  # there while patched weights are loaded
-            values = (tensor if unpatched is None else unpatched.weight).detach().float().cpu().to(torch.bfloat16)
-            digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+            flat = (tensor if unpatched is None else unpatched.weight).detach().reshape(-1)
+            values = (flat if len(flat) <= SMALL else _probes(flat)).float().cpu().to(torch.bfloat16)
+            digest.update(values.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -47,12 +48,15 @@ def _patches_digest(model: Any) -> str:
     return digest.hexdigest() if model.patches else ""
 
 
+def _probes(flat: Tensor) -> Tensor:
+    """Numbers from all over a tensor. ``flat``: ``[n]``."""
+    return flat[:: -(-len(flat) // PROBES) or 1]
+
+
 def _probed(patch: Any) -> Any:
     """A patch's kind and shapes, and numbers from all over its tensors."""
     if isinstance(patch, Tensor):
-        flat = patch.detach().reshape(-1)
-        probes = flat[:: -(-len(flat) // PROBES) or 1].float().cpu()
-        return list(patch.shape), probes.tolist()
+        return list(patch.shape), _probes(patch.detach().reshape(-1)).float().cpu().tolist()
     if isinstance(patch, (tuple, list)):
         return [_probed(one) for one in patch]
     if hasattr(patch, "weights"):

@@ -21,7 +21,7 @@ from .take_records import packed_report, packed_trace, unpacked_report, unpacked
 from .take_skyreels import SkyReelsV2Take
 from .takes import KEPT, Stretch, Take, TakeSettings
 
-KIND, VERSION = "motioncache_take", 2
+KIND, VERSION = "motioncache_take", 3
 CLASSES: dict[str, tuple[type, ...]] = {
     kind.family: (Stretch, Parked, DecodeStream, TransformerSize, kind, *kind.file_classes)
     for kind in (SkyReelsV2Take, Magi1Take)
@@ -63,7 +63,7 @@ def save_take(path: Path, take: Take) -> None:
         "size": [take.settings.width, take.settings.height],
         "chunks": take.chunks,
         "finished": len(take.finished),
-        "model": facts_of[identity(take.model)],
+        "model": facts_of[identity(take.stretches[-1].model if take.stretches else take.model)],
     }
     try:
         tensor_store.write(path, KIND, VERSION, facts, value, CLASSES[take.settings.family])
@@ -100,11 +100,21 @@ def load_take(path: Path, model: Any, vae: Any = None) -> tuple[Take, list[str]]
     _check_model(path, facts.get("model"), found)
     value = tensor_store.read(path, KIND, VERSION, CLASSES[found["family"]])
     try:
-        return replace(_take_from(value, model, vae), origin=path), _notices(value["models"], found["patches"])
+        take = _take_from(value, model, vae)
+        return replace(take, origin=path), _notices(take, value["models"], found)
     except StoreError:
         raise
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
         raise StoreError(f"{path.name} does not hold a take: {type(error).__name__} {error}") from None
+
+
+def finished_in(path: Path) -> int:
+    """How many finished chunks a file says that it holds; 0 if there is none, or none that can be read."""
+    try:
+        finished = tensor_store.read_facts(path, KIND, VERSION).get("finished")
+    except (OSError, StoreError):
+        return 0
+    return finished if isinstance(finished, int) else 0
 
 
 def _check_model(path: Path, wanted: Any, found: dict[str, Any]) -> None:
@@ -218,11 +228,19 @@ def _check_parked(parked: Any) -> None:
         raise StoreError("the file holds no run at rest")
 
 
-def _notices(saved: list[dict[str, Any]], now: str) -> list[str]:
-    """A sentence if chunks that may still be in flight were made with other patches than the MODEL has."""
-    if all(facts.get("patches") == now for facts in saved):
-        return []
+def _notices(take: Take, saved: list[dict[str, Any]], now: dict[str, Any]) -> list[str]:
+    """A sentence for each way in which chunks that are not finished were begun with another MODEL.
+
+    Args:
+        saved: facts of each stretch's MODEL; ``now``: of the one that they go on with.
+    """
+    in_flight = [
+        facts
+        for stretch, facts in zip(take.stretches, saved, strict=True)
+        if stretch.first + stretch.chunks > len(take.finished)
+    ]
     return [
-        "The MODEL has other patches (LoRA) than the take was made with; chunks that are not finished go on with those "
-        "of this MODEL."
+        f"Chunks that are not finished were begun with {what} than this MODEL has; they go on with this one's."
+        for name, what in (("weights", "another checkpoint"), ("patches", "other patches (LoRA)"))
+        if any(facts.get(name) != now[name] for facts in in_flight)
     ]

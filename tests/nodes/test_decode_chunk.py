@@ -127,3 +127,19 @@ def test_a_finished_take_ends(mc: Any):
         board.more(take, 1)
     again, same, _ = board.finish(take)  # e.g. a finished one that was saved and loaded
     assert torch.equal(again, latents) and same == report
+
+
+def test_a_small_file_holds_nothing_of_the_decoder(mc: Any, vaes: dict[str, Any], files: Files):  # noqa: F811
+    """Its features are larger than all latents; the next Decode chunk begins anew."""
+    board, decoding = Board(mc), Decoding(mc, vaes["random wan"])
+    take = board.more(board.begin(), 4)
+    small = files.save(take, with_memory=False).stat().st_size
+    decoded = decoding(take)
+    assert files.save(decoded).stat().st_size > files.save(take).stat().st_size
+    assert files.save(decoded, with_memory=False).stat().st_size <= small
+    latents, _, finished = board.finish(files.load(mc.cached()))
+    again = Decoding(mc, vaes["random wan"])
+    again(finished)
+    again.check(latents)
+    more = board.more(decoded, 3, autosave="kept")
+    assert more.stream is not None and files.load(mc.cached(), "kept.safetensors").stream is None

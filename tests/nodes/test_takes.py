@@ -101,6 +101,43 @@ def test_an_interrupted_node_loses_only_what_was_in_flight(board: Board, files: 
     assert torch.equal(board.finish(loaded)[0], straight)
 
 
+def test_an_interrupt_in_the_call_that_finishes_a_chunk_keeps_it(board: Board, files: Files, monkeypatch: Any):
+    """ComfyUI looks for one whenever a node tells how far it is."""
+    import comfy.model_management as management
+
+    run = board.mc.module("nodes.host.take_run")
+    heard: list[int] = []
+
+    class Interrupted(run.PacedCallback):
+        def __call__(self, call: int, x0: Any, x: Any, total: int) -> None:
+            if call == finishing:
+                raise management.InterruptProcessingException
+
+    hear = run._Going._take_note
+    monkeypatch.setattr(run._Going, "_take_note", lambda s, e: (heard.append(type(e).__name__), hear(s, e)))
+    board.more(board.begin(), 5)
+    finishing = heard[: heard.index("ChunkEvent")].count("CallEvent") - 1
+    monkeypatch.setattr(run, "PacedCallback", Interrupted)
+    with pytest.raises(management.InterruptProcessingException):
+        board.more(board.begin(), 5, autosave="kept")
+    assert len(files.load(board.mc.cached(), "kept.safetensors").finished) == 1
+
+
+def test_a_run_that_starts_over_keeps_what_was_saved_further_on(board: Board, files: Files, caplog: Any):
+    take = board.more(board.begin(), 5, autosave="kept")
+    far = len(take.finished)
+    board.more(take, 1, autosave="kept")
+    assert [file.name for file in files.folder.iterdir()] == ["kept.safetensors"], "one that goes on replaces it"
+    board.more(board.begin(), 2, autosave="kept")
+    (other,) = set(files.folder.iterdir()) - {files.folder / "kept.safetensors"}
+    assert (
+        f"kept.safetensors held {far + 1} finished chunks of an earlier run; they are kept as {other.name}"
+        in caplog.text
+    )
+    assert len(files.load(board.mc.cached(), other.name).finished) == far + 1
+    assert files.load(board.mc.cached(), "kept.safetensors").chunks == 2
+
+
 def test_a_take_that_was_being_finished_can_only_be_finished(board: Board, files: Files, monkeypatch: Any):
     take = board.more(board.begin(), 3)
     straight = board.finish(take)[0]
@@ -129,6 +166,38 @@ def test_another_model_is_refused(board: Board, files: Files, magi: Any):
     finally:
         bias.copy_(kept)
     files.load(changed)
+
+
+@pytest.fixture
+def merged(mc: Any) -> Iterator[Any]:
+    """A MODEL as of a file that a LoRA was merged into: its large layers differ, its biases and norms do not."""
+    model = mc.load("tiny_no_fps.safetensors")
+    weight = model.model.diffusion_model.blocks[1].ffn[0].weight
+    assert weight.numel() > mc.module("nodes.host.model_identity").PROBES
+    kept = weight.clone()
+    weight.mul_(1.1)
+    yield mc.cached(model)
+    weight.copy_(kept)
+
+
+def test_a_checkpoint_with_other_large_layers_is_refused(board: Board, files: Files, merged: Any):
+    files.save(board.more(board.begin(), 1))
+    with pytest.raises(ValueError, match="another checkpoint than the one that a.safetensors was made with"):
+        files.load(merged)
+
+
+def test_a_take_of_two_checkpoints_goes_on_with_the_newest_parts(
+    board: Board, files: Files, merged: Any, caplog: pytest.LogCaptureFixture
+):
+    files.save(board.more(board.more(board.begin(), 1), 1, model=merged))
+    with pytest.raises(ValueError, match="another checkpoint than the one that a.safetensors was made with"):
+        files.load(board.mc.cached())
+    files.load(merged)
+    assert "Chunks that are not finished were begun with another checkpoint than this MODEL has" in caplog.text
+    caplog.clear()
+    files.save(board.more(board.more(board.begin(), 1), 9, model=merged))
+    files.load(merged)
+    assert "not finished" not in caplog.text, "those of the other one are"
 
 
 def with_lora(board: Board, scale: float) -> Any:
@@ -161,7 +230,7 @@ def test_other_patches_are_told(board: Board, files: Files, caplog: pytest.LogCa
         (lambda raw: raw[: len(raw) // 2], "truncated"),
         (lambda raw: (2**32).to_bytes(8, "little") + raw[8:], "claims a header of 4294967296 bytes"),
         (lambda raw: raw[:-100] + bytes([raw[-100] ^ 1]) + raw[-99:], "checksum does not fit"),
-        (lambda raw: raw.replace(b'"version":"2"', b'"version":"7"'), "has version '7'"),
+        (lambda raw: raw.replace(b'"version":"3"', b'"version":"7"'), "has version '7'"),
         (
             lambda raw: raw.replace(b'"format":"motioncache_take"', b'"format":"motioncache_cake"'),
             "is no motioncache_take",
