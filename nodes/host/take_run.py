@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,9 +19,10 @@ from ...motioncache_core.trace import Trace
 from .chunk_session import guided_call
 from .latents import InputError
 from .live_run import Node, live_run
+from .nested_runs import make_current, nested, patched_otherwise
 from .previews import PacedCallback
 from .runs import listen
-from .sampler import OwnSampler, newest_frame
+from .sampler import newest_frame
 from .takes import KEPT, KEPT_AS_COMPUTED, KEPT_FINISHED, Lane, Stretch, Take
 from .thumbnails import latent_colours
 
@@ -95,7 +96,7 @@ def _swaps(stretch: Stretch, other: Stretch) -> bool:
     """
     if stretch.model.model is not other.model.model:
         return False
-    return _patched_otherwise(stretch.model, other.model) or _has_hooks(stretch) or _has_hooks(other)
+    return patched_otherwise(stretch.model, other.model) or _has_hooks(stretch) or _has_hooks(other)
 
 
 def _has_hooks(stretch: Stretch) -> bool:
@@ -161,7 +162,7 @@ class _Going:
             self._autosave = autosave
             lanes = self._lanes()
             if lanes:
-                _nested(list(lanes.values()), lambda: self._sample(lanes), self._noise())
+                nested(list(lanes.values()), lambda: self._sample(lanes), self._noise())
                 take = self._standing()
                 if autosave is not None and not finish:
                     autosave.save(take if autosave.with_memory else take.without_memory())
@@ -357,59 +358,3 @@ class _Choice:
 
     def stepped(self, call: Call, x: Tensor, after: Tensor, previous: Tensor | None) -> None:
         self.memory.stepped(call, x, after, previous)
-
-
-class _Held(OwnSampler):
-    """Holds a guider's run open while something is done inside of it."""
-
-    def __init__(self, lane: Lane, inside: Callable[[], None]):
-        self.lane, self.inside = lane, inside
-
-    def sample(
-        self,
-        model_wrap: Any,
-        sigmas: Tensor,
-        extra_args: dict[str, Any],
-        callback: Any,
-        noise: Tensor,
-        *args: Any,
-        **more: Any,
-    ) -> Tensor:
-        self.lane.model_wrap, self.lane.extra_args = model_wrap, extra_args
-        try:
-            self.inside()
-        finally:
-            self.lane.model_wrap, self.lane.extra_args, self.lane.relay = None, None, None
-        return noise
-
-
-def _nested(lanes: list[Lane], inside: Callable[[], None], noise: Tensor) -> None:
-    """Do something inside of the runs of all lanes' guiders."""
-    lane, *others = lanes
-    if others:
-        inner, inside = inside, lambda: _nested(others, inner, noise)
-    lane.guider.sample(noise, noise, _Held(lane, inside), torch.tensor([1.0, 0.0]), seed=lane.stretch.seed)
-
-
-def make_current(patcher: Any, shape: Sequence[int]) -> None:
-    """See to it that a MODEL's own weights are those that are loaded; MODELs of one checkpoint share their place.
-
-    Args:
-        shape: of a call's latents, for the memory that its two branches need beside the weights.
-    """
-    model = patcher.model
-    current = model.current_patcher
-    stale = model.current_weight_patches_uuid != patcher.patches_uuid
-    if stale or (current is not None and _patched_otherwise(current, patcher)):
-        needed = model.memory_required([2 * shape[0], *shape[1:]])
-        comfy.model_management.load_models_gpu([patcher], memory_required=needed)
-    model.current_patcher = patcher
-
-
-def _patched_otherwise(patcher: Any, other: Any) -> bool:
-    """Whether two MODELs of one checkpoint differ in weights, or in what they put in place of its parts, of which no
-    uuid tells.
-    """
-    objects = [{key: id(part) for key, part in one.object_patches.items()} for one in (patcher, other)]
-    same_parts = objects[0] == objects[1] and patcher.injections == other.injections
-    return patcher.patches_uuid != other.patches_uuid or not same_parts
