@@ -199,6 +199,19 @@ def test_recomputed_tokens_are_marked_and_others_are_not(stage: Any) -> None:
     marked = stage.pixels("picture")
     stage.call("(v.opacity = 0)")
     plain = stage.pixels("picture")
+    stage.page.evaluate(
+        """([kind, lane, step]) => {
+          const { run } = window.mc.view(kind);
+          run.asked.set(lane, run.lastStep(lane) + 1);  // the server has let it go too
+          window.gone = run.pictures.get(lane).get(step);
+          run.pictures.get(lane).delete(step);
+        }""",
+        [SAMPLER, lane, step],
+    )
+    stage.call("(v.opacity = 1, v.token = { row: 0, column: 0 })")
+    assert np.array_equal(stage.pixels("picture"), plain), "it does not guess"
+    assert "not kept whether recomputed" in stage.state()["words"][2]
+    stage.call(f"(v.token = null, v.run.pictures.get({lane}).set({step}, window.gone))")
     changed = (marked != plain).any(axis=-1)
     side = changed.shape[0] / rows * 1.0
     left = (changed.shape[1] - side * columns) / 2
@@ -284,9 +297,21 @@ def test_a_second_page_and_a_reload_show_the_same(stage: Any) -> None:
     assert np.array_equal(stage.pixels("timeline"), timeline)
 
 
+def test_a_reconnection_leaves_the_run_in_sight(stage: Stage) -> None:
+    """Knobs were turned before it, but long ago."""
+    stage.call("v.setMode('run')")
+    with stage.page.expect_response("**/motioncache/plan"):
+        stage.page.evaluate("window.comfyAPI.api.api.dispatchCustomEvent('reconnected')")
+    stage.settle()
+    assert stage.state()["mode"] == "run"
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_both_themes(stage: Any, theme: str) -> None:
+    drawn = "v.parts.timeline.toDataURL()"
+    before = stage.call(drawn)
     stage.page.evaluate("async (t) => await app.extensionManager.setting.set('Comfy.ColorPalette', t)", theme)
+    stage.until(lambda: stage.call(drawn) != before, 60)
     stage.look(scale=1.3)
     stage.settle()
     ink, ground = stage.call("[getComputedStyle(v.element).color, getComputedStyle(v.element).backgroundColor]")
@@ -325,7 +350,7 @@ def test_it_grows_with_its_node(stage: Any) -> None:
     grown = stage.until(lambda: (box := stage.box())["width"] > before["width"] + 60 and box, 60)
     assert grown["height"] > before["height"] + 60
     stage.settle()
-    width, css, ratio = stage.call("[v.parts.picture.width, v.parts.picture.clientWidth, v.ratio]")
+    width, css, ratio = stage.call("[v.parts.picture.width, v.parts.picture.clientWidth, parseFloat(v.looks)]")
     assert width == pytest.approx(ratio * css, abs=2), "redrawn at its new size"
     stage.page.evaluate(resize, [SAMPLER, -120])
     stage.until(lambda: abs(stage.box()["width"] - before["width"]) < 2, 60)

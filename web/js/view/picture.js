@@ -2,6 +2,7 @@
 
 import { prepared, theme } from "./canvas.js";
 import { TOKEN, heat, pattern } from "./colours.js";
+import { OUTCOMES } from "./store.js";
 
 const sheet = document.createElement("canvas");
 
@@ -22,9 +23,12 @@ export function tokenAt(head, canvas, x, y) {
   return inside ? { row, column } : null;
 }
 
-/** Whether a token was recomputed. `outcome`: of the cell, for pictures that say all or none. */
+/**
+ * Whether a token was recomputed, null where it is not known (any more).
+ * @param outcome of the cell, for pictures that say all or none.
+ */
 export function recomputed(head, picture, outcome, frame, row, column) {
-  if (!picture?.bits) return outcome !== 2;
+  if (!picture?.bits) return OUTCOMES[outcome] === "partial" ? null : OUTCOMES[outcome] === "full";
   const at = (frame * head.rows + row) * head.columns + column;
   return Boolean((picture.bits[at >> 3] >> (at & 7)) & 1);
 }
@@ -32,9 +36,14 @@ export function recomputed(head, picture, outcome, frame, row, column) {
 /** A token's motion weight, null where none is known. */
 export function weightOf(head, weights, frame, row, column) {
   if (!weights) return null;
-  const block = Math.ceil(head.rows / weights.rows);
+  const block = blockOf(head, weights);
   const at = (frame * weights.rows + Math.floor(row / block)) * weights.columns + Math.floor(column / block);
   return weights.low + ((weights.high - weights.low) * weights.values[at]) / 255;
+}
+
+/** Tokens along a side of the blocks that weights are the means of; the last block of a line may be narrower. */
+function blockOf(head, weights) {
+  return Math.max(Math.ceil(head.rows / weights.rows), Math.ceil(head.columns / weights.columns));
 }
 
 function drawSheet(pen, area, columns, rows, colourOf) {
@@ -73,16 +82,30 @@ export function drawPicture(canvas, head, shown) {
     );
   }
   if (shown.heat && shown.weights) {
-    const { weights, frame } = shown;
-    const [low, high] = rangeOf(weights, frame);
     pen.globalAlpha = shown.tokens ? 0.7 * shown.opacity : shown.opacity;
-    drawSheet(pen, area, weights.columns, weights.rows, (row, column) => {
-      const value = weights.values[(frame * weights.rows + row) * weights.columns + column];
-      return [...heat((value - low) / Math.max(high - low, 1)), 255];
-    });
+    drawHeat(pen, head, shown, area);
   }
   if (shown.tokens && shown.outcome !== null) drawTokens(pen, head, shown, area, ratio);
   pen.globalAlpha = 1;
+}
+
+function drawHeat(pen, head, { weights, frame }, area) {
+  const [low, high] = rangeOf(weights, frame);
+  const block = blockOf(head, weights);
+  const whole = {
+    ...area,
+    across: (area.across * weights.columns * block) / head.columns,
+    down: (area.down * weights.rows * block) / head.rows,
+  };
+  pen.save();
+  pen.beginPath();
+  pen.rect(area.x, area.y, area.across, area.down);
+  pen.clip();
+  drawSheet(pen, whole, weights.columns, weights.rows, (row, column) => {
+    const value = weights.values[(frame * weights.rows + row) * weights.columns + column];
+    return [...heat((value - low) / Math.max(high - low, 1)), 255];
+  });
+  pen.restore();
 }
 
 /** Smallest and largest value of a frame: weights are relative within it. */

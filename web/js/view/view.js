@@ -1,7 +1,7 @@
 // The view on a node: picture, strip of chunks, timeline, totals. What it shows comes from the store, or before a run
 // from the server's drawing of the plan.
 
-import { sharpness } from "./canvas.js";
+import { sharpness, theme } from "./canvas.js";
 import { workflowId } from "./graph.js";
 import { build } from "./parts.js";
 import { drawPicture, drawStrip, recomputed, tokenAt, weightOf } from "./picture.js";
@@ -244,9 +244,10 @@ export class MotionView {
 
   tick() {
     if (document.hidden || !this.element.isConnected) return;
-    const ratio = sharpness();
-    if (ratio !== this.ratio) {
-      this.ratio = ratio;
+    const colours = ["--input-text", "--border-color", "--comfy-input-bg"].map((name) => theme(this.element, name));
+    const looks = [sharpness(), ...colours].join();
+    if (looks !== this.looks) {
+      this.looks = looks;
       this.invalidate();
     }
     if (this.calm || this.mode !== "run" || !this.run?.thumbnails.size) return;
@@ -322,7 +323,7 @@ export class MotionView {
       frame: this.frame,
       picture: pictures?.get(this.step),
       weights: this.weightsFor(pictures),
-      outcome: cell && (run.head.cache !== "none" || OUTCOMES[cell[3]] !== "full") ? cell[3] : null,
+      outcome: cell && (run.head.cache !== "none" || run.totals.computed < run.totals.total) ? cell[3] : null,
       opacity: this.opacity,
       heat: this.shows === "both" || this.shows === "motion",
       tokens: this.shows === "both" || this.shows === "tokens",
@@ -346,7 +347,8 @@ export class MotionView {
     if (!cell) return `row ${row}, column ${column}`;
     const done = recomputed(run.head, pictures?.get(this.step), cell[3], this.frame, row, column);
     const moves = weight === null ? "" : `, motion weight ${weight.toFixed(2)} (relative within this frame)`;
-    return `row ${row}, column ${column}: ${done ? "recomputed" : "reused"} in step ${this.step}${moves}`;
+    const what = done === null ? "not kept whether recomputed" : done ? "recomputed" : "reused";
+    return `row ${row}, column ${column}: ${what} in step ${this.step}${moves}`;
   }
 
   /** Phase and outcome in words, for tests and other scripts. */
