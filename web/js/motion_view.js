@@ -85,11 +85,12 @@ async function look(node, entry) {
     return;
   }
   if (!entry.due) return;
-  entry.due = false;
+  const { moved } = entry;
+  Object.assign(entry, { due: false, moved: false });
   entry.asking?.abort();
   const asking = (entry.asking = new AbortController());
   const { drawn, problem } = await drawing(key, asking.signal);
-  if (entry.asking === asking) entry.view.showPlan(drawn, problem, entry.moved);
+  if (entry.asking === asking) entry.view.showPlan(drawn, problem, moved);
 }
 
 /** The server's drawing of a plan, or why there is none. */

@@ -11,6 +11,12 @@ const KEPT = 64;
 const QUIET_MS = 5000;
 const keyOf = (workflow, node) => JSON.stringify([workflow, node]);
 
+/** Put an entry into a map that holds the last ones. */
+function keepNewest(map, key, value) {
+  map.set(key, value);
+  while (map.size > KEPT) map.delete(map.keys().next().value);
+}
+
 function bytesOf(text) {
   const raw = atob(text);
   const bytes = new Uint8Array(raw.length);
@@ -77,8 +83,16 @@ class Store extends EventTarget {
     this.pinned = new Map(); // (workflow, node) -> run that the history shows
     this.loading = new Map();
     this.again = new Set(); // (workflow, node) whose answer on its way may be older than what was missed
+    this.queued = new Map(); // prompt -> graph that the page queued it from
     this.heard = 0; // when the last event came, or was asked for in its place
     api.addEventListener(EVENT, ({ detail }) => this.hear(detail));
+    const { queuePrompt } = api;
+    api.queuePrompt = async (...given) => {
+      const workflow = workflowId();
+      const answer = await queuePrompt.apply(api, given);
+      if (answer?.prompt_id) keepNewest(this.queued, answer.prompt_id, workflow);
+      return answer;
+    };
     api.addEventListener("executed", ({ detail }) => {
       for (const state of detail.output?.motioncache ?? []) this.result(state, detail.prompt_id);
     });
@@ -157,11 +171,12 @@ class Store extends EventTarget {
   }
 
   /**
-   * Take a result of a prompt: to the graph that made it, which need not be on the page any more, or, where ComfyUI had
-   * kept it from an earlier prompt, to the graph on the page.
+   * Take a result of a prompt: to the graph that made it or, where ComfyUI had kept it from an earlier prompt, to the one
+   * that asked for it now. Neither need be on the page any more.
    */
   result(state, prompt) {
-    this.adopt(state, state?.prompt === prompt ? state.workflow : workflowId());
+    const asking = this.queued.get(prompt) ?? workflowId();
+    this.adopt(state, state?.prompt === prompt ? state.workflow : asking);
   }
 
   point(workflow, node, run) {
@@ -180,8 +195,7 @@ class Store extends EventTarget {
       if (state.seq >= known.seq) known.take(state);
       for (const [lane, pictures] of Object.entries(state.pictures ?? {})) known.takePictures(Number(lane), pictures);
     } else {
-      this.runs.set(state.run, new Run(state));
-      while (this.runs.size > KEPT) this.runs.delete(this.runs.keys().next().value);
+      keepNewest(this.runs, state.run, new Run(state));
     }
     this.point(workflow, state.node, state.run);
     this.changed(state.node);
