@@ -191,7 +191,7 @@ class LiveState:
         if call.kind == "denoise":
             self._computed += sum(made.computed for made in event.passes)
             self._total += sum(made.total for made in event.passes)
-        for decision in event.decisions:
+        for decision in event.decisions if all(d.phase for d in event.decisions) else ():
             self._outcomes[OUTCOMES.index(decision.outcome)] += 1
         for part, entry in zip(stepping, entries, strict=True):
             key = self._place[(call.window, part.chunk)], part.step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from .events import CallEvent, Decision, Pass
 from .live import LiveState
 from .plan import Call
+from .report import SEVERAL_SETTINGS
 from .sweep import ReportError
 from .trace import Trace, TraceEntry
 
@@ -32,6 +33,8 @@ def replayed(
     state = LiveState(trace.plan, None, trace.rows, trace.columns, run, node, kind, workflow=workflow, prompt=prompt)
     if report is not None:
         state.take_settings(report.get("config"))
+        if SEVERAL_SETTINGS in report.get("notes", ()):
+            state.take_several_settings()
     retell(state, trace, _calls(trace, report))
     state.finish("finished")
     return state
@@ -39,10 +42,15 @@ def replayed(
 
 def retell(state: LiveState, trace: Trace, calls: Sequence[dict[str, Any] | None]) -> None:
     """Tell a state of calls that were made before. ``calls``: of a report, as many as were made."""
-    entries = iter(trace.entries)
-    for call, told in zip(trace.plan.calls, calls, strict=False):
-        own = [next(entries) for part in call.parts if part.step >= 0]
+    for call, told, own in zip(trace.plan.calls, calls, entries_by_call(trace), strict=False):
         state.add(_event(call, own, told), own)
+
+
+def entries_by_call(trace: Trace) -> Iterator[list[TraceEntry]]:
+    """The entries of each call that was made."""
+    entries = iter(trace.entries)
+    for call in trace.plan.calls[: _calls_made(trace)]:
+        yield [next(entries) for part in call.parts if part.step >= 0]
 
 
 def _calls(trace: Trace, report: dict[str, Any] | None) -> list[dict[str, Any] | None]:
@@ -52,9 +60,25 @@ def _calls(trace: Trace, report: dict[str, Any] | None) -> list[dict[str, Any] |
     calls = report.get("calls")
     same = isinstance(calls, list) and len(calls) == made and report["latent_frames"] == trace.plan.latent_frames
     steps = zip(calls, trace.plan.calls, strict=False) if same else ()
-    if not same or any(told.get("step") != max(p.step for p in call.parts) for told, call in steps):
+    other_step = any(told.get("step") != max(p.step for p in call.parts) for told, call in steps)
+    if not same or other_step or not _same_shares(trace, calls):
         raise ReportError("report and decisions are of different runs; connect both outputs of the same sampler")
     return calls
+
+
+def _share(entries: Sequence[TraceEntry]) -> float:
+    """Share of the tokens of all branches that steps recomputed."""
+    return sum(int(e.computed.sum()) for e in entries) / (255 * sum(e.computed.numel() for e in entries))
+
+
+def _same_shares(trace: Trace, calls: Sequence[dict[str, Any]]) -> bool:
+    """Whether every call of a report computed as much as the trace's entries for it tell."""
+    for told, own in zip(calls, entries_by_call(trace), strict=False):
+        total = sum(branch["total"] for branch in told["branches"])
+        share = sum(branch["computed"] for branch in told["branches"]) / total if total else 1.0
+        if own and abs(_share(own) - share) > 1 / 255:
+            return False
+    return True
 
 
 def _calls_made(trace: Trace) -> int:
@@ -73,7 +97,7 @@ def _event(call: Call, entries: list[TraceEntry], told: dict[str, Any] | None) -
     if told is None:
         passes, decisions = [], []
         for part, entry in zip([part for part in call.parts if part.step >= 0], entries, strict=True):
-            computed = int((entry.computed > 0).sum())
+            computed = round(_share([entry]) * entry.computed.numel())
             decisions.append(Decision("any", part.chunk, part.step, None, entry.computed.numel(), computed))
             passes.append(Pass("any", computed, entry.computed.numel(), 0.0))
         return CallEvent(call, tuple(passes), tuple(decisions), 0.0, EMPTY)

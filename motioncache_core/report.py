@@ -16,6 +16,8 @@ from .plan import Call, Plan
 
 FORMAT = "motioncache_report"
 VERSION = 1
+SEVERAL_SETTINGS = "parts of the video have different cache settings; those told here are the last part's"
+"""A note: the report's settings are not those of all chunks."""
 
 
 @dataclass
@@ -135,7 +137,7 @@ class Report:
             "latent_frames": self.plan.latent_frames,
             "config": _plain_config(self.config),
             "summary": self.summary(),
-            "notes": self.notes + _approximation(self.plan),
+            "notes": self._all_notes(),
             "seconds_by_chunk": {name: round(value, 3) for name, value in seconds.items()},
             "calls": self.calls,
         }
@@ -155,7 +157,10 @@ class Report:
             lines.append(f"for about n computed steps set the threshold to {s['distance_of_a_chunk']:.3g} divided by n")
         if s["nothing_reused_because"]:
             lines.append(f"nothing was reused: {s['nothing_reused_because']}")
-        return "\n".join(map(sentence, lines + self.notes + _approximation(self.plan)))
+        return "\n".join(map(sentence, lines + self._all_notes()))
+
+    def _all_notes(self) -> list[str]:
+        return self.notes + _approximation(self.plan) + _never_token_by_token(self.config, self.plan.steps)
 
     def _chunk_name(self, window: int, place: int) -> str:
         number = self.plan.windows[window].chunks[place].number
@@ -189,6 +194,19 @@ def sentence(text: str) -> str:
     """With a capital letter and a full stop."""
     text = text.strip()
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def _never_token_by_token(config: CacheConfig | None, steps: int) -> list[str]:
+    """A note if a chunk is clean before its tokens part, as under counts that were meant for more steps."""
+    if config is None or config.granularity != "token":
+        return []
+    before = getattr(config, "warmup_start", 0) + config.warmup_steps + config.chunk_phase_updates
+    if before < steps:
+        return []
+    return [
+        f"no chunk came to the token phase: warmup_steps {config.warmup_steps} and chunk_phase_updates "
+        f"{config.chunk_phase_updates} are {before} of {steps} steps; lower them or take a preset"
+    ]
 
 
 def _why_all(config: CacheConfig, phase: Phase, smallest: float) -> str:

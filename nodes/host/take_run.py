@@ -14,6 +14,7 @@ from ...motioncache_core.events import CallEvent, ChunkEvent, Event, StepReuse
 from ...motioncache_core.loop import RunState, begin_window, history_noise, run_window
 from ...motioncache_core.plan import Call, Chunk, Plan
 from ...motioncache_core.replay import retell
+from ...motioncache_core.report import SEVERAL_SETTINGS
 from ...motioncache_core.take import enter, entry_calls, generated, let_go, make_again, pages_needed, park, unpark
 from ...motioncache_core.trace import Trace
 from .chunk_session import guided_call
@@ -33,7 +34,6 @@ OTHER_PATCHES = (
     "This part or the one before has a LoRA or another patch of its own. While chunks of both are in work, the model "
     "is patched anew in every step, which is slow; a higher ar_step keeps fewer chunks in work."
 )
-SEVERAL_SETTINGS = "parts of the video have different cache settings; those told here are the last part's"
 MADE_AGAIN = "keys and values of finished chunks were made again from their latents"
 
 

@@ -64,10 +64,12 @@ def test_stripes_lie_where_the_mask_is_white(run: Any, shown: Any) -> None:
     assert float(heat.min()) >= 0 and float(heat.max()) <= 1 and heat.std() > 0.05
 
 
-def test_without_a_report_neither_phases_nor_times_are_known(shown: Any) -> None:
+def test_without_a_report_neither_phases_nor_times_are_known(run: Any, shown: Any) -> None:
     (state,) = shown().ui["motioncache"]
     assert {cell[2] for cell in state["cells"]} == {0} and {cell[3] for cell in state["cells"]} == {0, 1, 2}
-    assert state["totals"]["seconds"] == 0
+    totals = state["totals"]
+    assert totals["seconds"] == 0 and totals["outcomes"] == [0, 0, 0], "of how many branches is not known"
+    assert totals["computed"] / totals["total"] == pytest.approx(run.summary["computed_fraction"], abs=1 / 255)
 
 
 def test_without_images_the_heat_map_is_the_background(shown: Any) -> None:
@@ -79,6 +81,19 @@ def test_odd_and_enlarged_pictures_fit(shown: Any) -> None:
     assert shown(images=torch.zeros(25, 40, 56, 3)).args[1].shape == (25, 40, 56), "cut out of padded tokens"
     large = shown(images=torch.zeros(25, 96, 128, 3)).args[1]
     assert torch.equal(large[:, ::2, ::2], shown().args[1])
+
+
+def test_a_report_of_another_run_of_the_same_plan_is_refused(_nodes: Any, shown: Any) -> None:
+    with torch.inference_mode():
+        other = _nodes.sample(_nodes.load(), steps=8)
+    with pytest.raises(ValueError, match="report and decisions are of different runs"):
+        shown(report=json.dumps(other.report))
+
+
+def test_several_settings_show_no_threshold(mc: Any, run: Any, shown: Any) -> None:
+    note = mc.module("motioncache_core.report").SEVERAL_SETTINGS
+    (state,) = shown(report=json.dumps(run.report | {"notes": [note]})).ui["motioncache"]
+    assert state["cache"] == "token" and state["thresholds"] is None
 
 
 def test_what_does_not_belong_together_is_refused(mc: Any, run: Any, shown: Any) -> None:
