@@ -134,7 +134,7 @@ def _skyreels(title: str, text: str, begin: dict[str, Any], *prompts: tuple[str,
 def _magi1(title: str, text: str, begin: dict[str, Any], *prompts: tuple[str, str]) -> tuple[Graph, Node]:
     nodes = magi1_sources()
     for number, (key, words) in enumerate(prompts):
-        nodes[key] = magi1_text((420, 400 + 370 * number), words, title_of(key))
+        nodes[key] = magi1_text((420, 400 + 370 * number), words, title_of(key), duration=False)  # of an open take
     nodes["cache"] = magi1_cache((420, 40))
     nodes["explained"] = note(text, title)
     inputs = {"model": ("cache", 0), "vae": ("vae", 0), "steps": 16, "seed": 1234, **begin}

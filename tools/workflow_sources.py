@@ -14,7 +14,7 @@ TINY_NEGATIVE = "empty.safetensors"
 TINY_PRESET = "balanced (measured on the tiny world, 20 steps)"
 TINY_SAMPLING: dict[str, Any] = {**demo.SAMPLING, "steps": demo.STEPS, "seed": 7}
 
-MAGI1_MODEL = "4.5B_distill/inference_weight.distill/model-00001-of-00002.safetensors"
+MAGI1_MODEL = "4.5B_distill/inference_weight.distill/ (folder)"
 MAGI1_VAE = "magi1_vae/ (folder)"
 MAGI1_PRESET = "MotionCache, reuse stretched to the step (tiny world)"
 MAGI1_TEXT = "t5xxl_fp16.safetensors"
@@ -84,8 +84,8 @@ def magi1_sources(more: str = "") -> dict[str, Node]:
     }
 
 
-def magi1_text(pos: tuple[int, int], text: str, title: str) -> Node:
-    return Node("MotionCacheMagi1TextEncode", pos, {"clip": ("clip", 0), "text": text}, (340, 300), title)
+def magi1_text(pos: tuple[int, int], text: str, title: str, **tokens: bool) -> Node:
+    return Node("MotionCacheMagi1TextEncode", pos, {"clip": ("clip", 0), "text": text, **tokens}, (340, 300), title)
 
 
 def magi1_cache(pos: tuple[int, int]) -> Node:
