@@ -11,9 +11,9 @@ from ..motioncache_core.models.magi1.growth import Magi1Growth
 from ..motioncache_core.models.magi1.plan import SamplingSettings as Magi1Settings
 from ..motioncache_core.models.skyreels_v2.growth import SkyReelsV2Growth
 from ..motioncache_core.models.skyreels_v2.plan import SamplingSettings, latent_length, pixel_length
-from .host.checked_inputs import checked_inputs, wrong_choice
+from .host.checked_inputs import checked_inputs, wrong_value
 from .host.latents import SPATIAL, InputError, check_latents, connected_start, encode_images
-from .host.magi1_inputs import check_steps, given_frames, given_latents, guidance_for, steps_for
+from .host.magi1_inputs import checked_steps, given_frames, given_latents, guidance_for, steps_for
 from .host.model_support import refuse_foreign_model
 from .host.notify import notify
 from .host.runs import check_size
@@ -118,10 +118,13 @@ class MotionCacheBeginVideo(io.ComfyNode):
         keep: str | None = None,
     ) -> bool | str:
         """Plan with what is typed on the node when the graph is queued, before anything loads."""
-        problem = wrong_choice(cls, solver=solver, kv_precision=kv_precision, kv_place=kv_place, keep=keep)
+        values = (width, height, steps, shift, chunk_size, ar_step, window, history_noise)
+        names = ("width", "height", "steps", "shift", "chunk_size", "ar_step", "window", "history_noise")
+        numbers = dict(zip(names, values, strict=True))
+        choices = {"solver": solver, "kv_precision": kv_precision, "kv_place": kv_place, "keep": keep}
+        problem = wrong_value(cls, **choices, **numbers)
         if problem is not None:
             return problem
-        values = (width, height, steps, shift, chunk_size, ar_step, window, history_noise)
         if any(value is None for value in values):  # comes from another node
             return True
         try:
@@ -280,7 +283,8 @@ class MotionCacheBeginMagi1Video(io.ComfyNode):
     ) -> bool | str:
         """Plan with what is typed on the node when the graph is queued, before anything loads."""
         choices = {"guidance": guidance, "keep": keep, "continue_from": continue_from, "aspect": aspect}
-        problem = wrong_choice(cls, **choices, kv_precision=kv_precision, kv_place=kv_place)
+        numbers = {"width": width, "height": height, "steps": steps, "shift": shift, "window": window}
+        problem = wrong_value(cls, **choices, **numbers, kv_precision=kv_precision, kv_place=kv_place)
         if problem is not None:
             return problem
         values = (width, height, steps, shift, window)
@@ -288,7 +292,7 @@ class MotionCacheBeginMagi1Video(io.ComfyNode):
             return True
         try:
             check_size(width, height, 2 * SPATIAL)
-            _magi1_growth(steps or 48 * window, shift, window).plan(1)
+            _magi1_growth(steps, shift, window).plan(1)
         except ValueError as error:
             return str(error)
         return True
@@ -355,9 +359,8 @@ class MotionCacheBeginMagi1Video(io.ComfyNode):
 
 
 def _magi1_growth(steps: int, shift: float, window: int, **more: Any) -> Magi1Growth:
-    settings = Magi1Settings(steps=steps, shift=shift, window_chunks=window, **more)
-    check_steps(steps, window, len(settings.history_chunks))
-    return Magi1Growth(settings)
+    steps = checked_steps(steps, window)
+    return Magi1Growth(Magi1Settings(steps=steps, shift=shift, window_chunks=window, **more))
 
 
 NODES = [MotionCacheBeginVideo, MotionCacheBeginMagi1Video]

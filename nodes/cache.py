@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..motioncache_core.config import CacheConfig, ConfigError, Magi1CacheConfig, MotionSource
 from ..motioncache_core.models.skyreels_v2.policy import COEFFICIENTS_BY_WIDTH
 from ..motioncache_core.presets import PRESETS_OF_FAMILY, TINY_WORLD_DISTANCES, TINY_WORLD_WIDTH
-from .host.checked_inputs import wrong_choice
+from .host.checked_inputs import wrong_value
 from .host.model_support import FAMILY_NAMES, attach_config, family_of, why_not_served
 from .host.notify import notify
 from .host.versions import advanced, search_aliases
@@ -83,7 +83,7 @@ class MotionCacheApply(io.ComfyNode):
     ) -> bool | str:
         """Refuse unknown names and a table that cannot be read when the graph is queued."""
         choices = {"granularity": granularity, "weight_norm": weight_norm, "motion_source": motion_source}
-        problem = wrong_choice(cls, preset=preset, distance=distance, **choices)
+        problem = wrong_value(cls, preset=preset, distance=distance, **choices)
         if problem is not None:
             return problem
         if preset == CUSTOM and distance == "table" and distance_table is not None:

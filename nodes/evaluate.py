@@ -14,7 +14,7 @@ from ..motioncache_core.plots import line_plot, pareto_plot
 from ..motioncache_core.quality import frame_groups, mean_psnr, psnr, ssim
 from ..motioncache_core.side_by_side import heat, side_by_side
 from ..motioncache_core.sweep import COSTS, Run, plot_series, read_run, references, table
-from .host.checked_inputs import checked_inputs, wrong_choice
+from .host.checked_inputs import checked_inputs, wrong_value
 from .host.latents import InputError
 from .host.notify import show
 from .host.versions import advanced
@@ -134,7 +134,7 @@ class MotionCacheSweep(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, x_axis: str | None) -> bool | str:
         """Refuse an unknown name when the graph is queued."""
-        return wrong_choice(cls, x_axis=x_axis) or True
+        return wrong_value(cls, x_axis=x_axis) or True
 
     @classmethod
     def execute(

@@ -9,9 +9,9 @@ import comfy.utils
 from comfy_api.latest import io
 
 from ..motioncache_core.models.skyreels_v2.checkpoint import CheckpointError, fps_delta, read_layout, read_tensors
-from .host.checked_inputs import wrong_choice
+from .host.checked_inputs import wrong_value
 from .host.model_info import SkyReelsV2Info, add_fps_patch, attach
-from .host.model_paths import UnknownFileError, fingerprint, model_choices, resolve_model
+from .host.model_paths import UnknownFileError, fingerprint_of, model_choices, resolve_model
 from .host.notify import show
 from .host.versions import search_aliases
 from .host.wan_loading import WEIGHT_DTYPES, load_wan
@@ -53,7 +53,7 @@ class MotionCacheLoadSkyReelsV2(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, model_name: str | None, weight_dtype: str | None = None) -> bool | str:
         """Judge the file by its headers when the graph is queued, before anything heavy loads."""
-        problem = wrong_choice(cls, weight_dtype=weight_dtype)
+        problem = wrong_value(cls, weight_dtype=weight_dtype)
         if problem is not None:
             return problem
         if model_name is None:  # comes from another node
@@ -65,9 +65,9 @@ class MotionCacheLoadSkyReelsV2(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, model_name: str, weight_dtype: str) -> Any:
+    def fingerprint_inputs(cls, model_name: str | None, weight_dtype: str) -> Any:
         """Load again when a file has been replaced."""
-        return fingerprint(resolve_model(model_name)), weight_dtype
+        return fingerprint_of(model_name, resolve_model), weight_dtype
 
     @classmethod
     def execute(cls, model_name: str, weight_dtype: str) -> io.NodeOutput:

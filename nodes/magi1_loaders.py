@@ -9,7 +9,7 @@ import comfy.utils
 from comfy_api.latest import io
 
 from ..motioncache_core.models.magi1.checkpoint import CheckpointError, read_layout, read_tensors
-from .host.checked_inputs import wrong_choice
+from .host.checked_inputs import wrong_value
 from .host.magi1_model import WEIGHT_DTYPES, load_magi1
 from .host.model_paths import UnknownFileError, fingerprint, model_choices, resolve_model
 from .host.notify import show
@@ -52,7 +52,7 @@ class MotionCacheLoadMagi1(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, model_name: str | None, weight_dtype: str | None = None) -> bool | str:
         """Judge the files by their headers when the graph is queued, before anything heavy loads."""
-        problem = wrong_choice(cls, weight_dtype=weight_dtype)
+        problem = wrong_value(cls, weight_dtype=weight_dtype)
         if problem is not None:
             return problem
         if model_name is None:  # comes from another node
@@ -64,8 +64,10 @@ class MotionCacheLoadMagi1(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, model_name: str, weight_dtype: str) -> Any:
+    def fingerprint_inputs(cls, model_name: str | None, weight_dtype: str) -> Any:
         """Load again when a file has been replaced, or its configuration beside it."""
+        if model_name is None:  # comes from another node
+            return weight_dtype
         layout = read_layout(resolve_model(model_name))
         return [fingerprint(file) for file in layout.files], layout.distilled, layout.notices, weight_dtype
 

@@ -13,14 +13,14 @@ from ..motioncache_core.models.magi1.prefix import ASPECTS
 from ..motioncache_core.plan import Plan
 from ..motioncache_core.report import Report
 from ..motioncache_core.trace import Trace
-from .host.checked_inputs import wrong_choice
+from .host.checked_inputs import wrong_value
 from .host.chunk_session import RunSettings, token_grid
 from .host.latents import SPATIAL
 from .host.live_run import HIDDEN, Node, live_run
 from .host.magi1_inputs import (
     CONTINUED,
     GUIDANCES,
-    check_steps,
+    checked_steps,
     frames_to_make,
     given_frames,
     given_latents,
@@ -207,7 +207,8 @@ class MotionCacheMagi1Sampler(io.ComfyNode):
     ) -> bool | str:
         """Plan with what is typed on the node when the graph is queued, before anything loads."""
         choices = {"guidance": guidance, "attention": attention, "continue_from": continue_from, "aspect": aspect}
-        problem = wrong_choice(cls, **choices, kv_precision=kv_precision, kv_place=kv_place)
+        numbers = {"width": width, "height": height, "frames": frames, "steps": steps, "shift": shift, "window": window}
+        problem = wrong_value(cls, **choices, **numbers, kv_precision=kv_precision, kv_place=kv_place)
         if problem is not None:
             return problem
         values = (width, height, frames, steps, shift, window, attention, clean_refresh)
@@ -215,7 +216,7 @@ class MotionCacheMagi1Sampler(io.ComfyNode):
             return True
         try:
             check_size(width, height, 2 * SPATIAL)
-            _plan(frames, steps or 48 * window, shift, window, attention, clean_refresh)
+            _plan(frames, checked_steps(steps, window), shift, window, attention, clean_refresh)
         except ValueError as error:
             return str(error)
         return True
@@ -310,14 +311,13 @@ def _plan(frames: int, steps: int, shift: float, window: int, attention: str, cl
     """The run's calls. Raises ValueError for settings that cannot be sampled."""
     settings = SamplingSettings(
         frames=frames,
-        steps=steps,
+        steps=checked_steps(steps, window),
         shift=shift,
         window_chunks=window,
         attention=ATTENTIONS.get(attention, attention),
         clean_refresh=clean_refresh,
         **more,
     )
-    check_steps(steps, window, len(settings.history_chunks))
     return build_plan(settings)
 
 

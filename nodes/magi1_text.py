@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..motioncache_core.models.magi1 import text as magi1_text
 from ..motioncache_core.models.magi1.captions import clean_caption, ideographs
 from ..motioncache_core.models.magi1.text import fitted_ids, options_of, read_special_tokens
-from .host.checked_inputs import wrong_choice
+from .host.checked_inputs import wrong_value
 from .host.latents import InputError
 from .host.magi1_paths import special_tokens_file
 from .host.model_paths import fingerprint
@@ -77,7 +77,7 @@ class MotionCacheMagi1TextEncode(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, start: str | None, style: str | None) -> bool | str:
         """Refuse unknown names when the graph is queued."""
-        return wrong_choice(cls, start=start, style=style) or True
+        return wrong_value(cls, start=start, style=style) or True
 
     @classmethod
     def fingerprint_inputs(cls, **inputs: Any) -> Any:

@@ -13,7 +13,7 @@ from ..motioncache_core.models.magi1.vae_checkpoint import read_vae_layout, read
 from ..motioncache_core.safetensors_file import CheckpointError
 from .host.magi1_paths import resolve_vae, vae_choices
 from .host.magi1_vae import Magi1ComfyVae, preferred_dtype
-from .host.model_paths import UnknownFileError, fingerprint
+from .host.model_paths import UnknownFileError, fingerprint_of
 from .host.notify import show
 from .host.versions import search_aliases
 
@@ -57,9 +57,9 @@ class MotionCacheLoadMagi1VAE(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, vae_name: str) -> Any:
+    def fingerprint_inputs(cls, vae_name: str | None) -> Any:
         """Load again when a file has been replaced."""
-        return fingerprint(resolve_vae(vae_name))
+        return fingerprint_of(vae_name, resolve_vae)
 
     @classmethod
     def execute(cls, vae_name: str) -> io.NodeOutput:

@@ -13,7 +13,7 @@ from ..motioncache_core.overlay import heat, overlay
 from ..motioncache_core.replay import replayed
 from ..motioncache_core.sweep import parse_report
 from ..motioncache_core.trace import Trace
-from .host.checked_inputs import wrong_choice
+from .host.checked_inputs import wrong_value
 from .host.latents import SPATIAL
 from .host.live_run import HIDDEN, LiveRun, Node
 from .host.outcome import Decisions
@@ -51,7 +51,7 @@ class MotionCacheDecisionMask(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, show: str | None) -> bool | str:
         """Refuse an unknown name when the graph is queued."""
-        return wrong_choice(cls, show=show) or True
+        return wrong_value(cls, show=show) or True
 
     @classmethod
     def execute(cls, decisions: Trace, show: str, step: int) -> io.NodeOutput:
@@ -120,7 +120,7 @@ class MotionCacheMotionMaskPreview(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, show: str | None) -> bool | str:
         """Refuse an unknown name when the graph is queued."""
-        return wrong_choice(cls, show=show) or True
+        return wrong_value(cls, show=show) or True
 
     @classmethod
     def execute(

@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..motioncache_core.file_names import file_path, name_problem
 from ..motioncache_core.prompts import load_prompt, save_prompt
-from .host.model_paths import UnknownFileError, fingerprint, prompt_choices, prompt_folder, resolve_prompt
+from .host.model_paths import UnknownFileError, fingerprint_of, prompt_choices, prompt_folder, resolve_prompt
 from .host.versions import search_aliases
 
 
@@ -94,9 +94,9 @@ class MotionCacheLoadPrompt(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, prompt_name: str) -> Any:
+    def fingerprint_inputs(cls, prompt_name: str | None) -> Any:
         """Load again when the file has been replaced."""
-        return fingerprint(resolve_prompt(prompt_name))
+        return fingerprint_of(prompt_name, resolve_prompt)
 
     @classmethod
     def execute(cls, prompt_name: str) -> io.NodeOutput:

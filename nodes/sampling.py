@@ -16,7 +16,7 @@ from ..motioncache_core.loop import RunState
 from ..motioncache_core.models.skyreels_v2.plan import SamplingSettings, build_plan
 from ..motioncache_core.plan import Plan
 from ..motioncache_core.solvers import SOLVERS
-from .host.checked_inputs import wrong_choice
+from .host.checked_inputs import wrong_value
 from .host.latents import SPATIAL, InputError, check_latents, encode_images
 from .host.live_run import HIDDEN, Node
 from .host.memory import count_kv_in
@@ -188,10 +188,12 @@ class MotionCacheAutoregressiveSampler(io.ComfyNode):
     ) -> bool | str:
         """Plan with what is typed on the node when the graph is queued, before anything loads."""
         choices = {"attention": attention, "solver": solver, "history": history}
-        problem = wrong_choice(cls, **choices, kv_precision=kv_precision, kv_place=kv_place)
+        values = (frames, steps, shift, chunk_size, ar_step, window, overlap, history_noise, attention, history)
+        names = ("frames", "steps", "shift", "chunk_size", "ar_step", "window", "overlap", "history_noise")
+        numbers = dict(zip(names, values, strict=False))
+        problem = wrong_value(cls, **choices, **numbers, kv_precision=kv_precision, kv_place=kv_place)
         if problem is not None:
             return problem
-        values = (frames, steps, shift, chunk_size, ar_step, window, overlap, history_noise, attention, history)
         if any(value is None for value in values):  # comes from another node
             return True
         try:
@@ -316,7 +318,7 @@ class MotionCacheAutoregressiveSamplerObject(io.ComfyNode):
     ) -> bool | str:
         """Refuse unknown names when the graph is queued."""
         choices = {"attention": attention, "solver": solver, "kv_precision": kv_precision, "kv_place": kv_place}
-        return wrong_choice(cls, **choices) or True
+        return wrong_value(cls, **choices) or True
 
     @classmethod
     def execute(

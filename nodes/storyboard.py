@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..motioncache_core.config import CacheConfig
-from .host.checked_inputs import wrong_choice
+from .host.checked_inputs import wrong_value
 from .host.decode_stream import Decoding
 from .host.latents import InputError
 from .host.live_run import HIDDEN, Node
@@ -110,7 +110,7 @@ class MotionCacheGenerateChunks(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, noise: str | None, cache: str | None, autosave: str | None = "") -> bool | str:
         """Refuse unknown names and a bad file name when the graph is queued."""
-        return wrong_choice(cls, noise=noise, cache=cache) or autosave_problem(autosave) or True
+        return wrong_value(cls, noise=noise, cache=cache) or autosave_problem(autosave) or True
 
     @classmethod
     def execute(

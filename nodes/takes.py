@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..motioncache_core.file_names import file_path, name_problem
 from .host.latents import InputError
-from .host.model_paths import UnknownFileError, fingerprint, resolve_take, take_choices, take_folder
+from .host.model_paths import UnknownFileError, fingerprint_of, resolve_take, take_choices, take_folder
 from .host.notify import notify
 from .host.take_files import StoreError, check_savable, finished_in, load_take, save_take
 from .host.take_run import Autosave
@@ -186,9 +186,9 @@ class MotionCacheLoadTake(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, take_name: str, **others: Any) -> Any:
+    def fingerprint_inputs(cls, take_name: str | None, **others: Any) -> Any:
         """Load again when the file has been replaced."""
-        return fingerprint(resolve_take(take_name))
+        return fingerprint_of(take_name, resolve_take)
 
     @classmethod
     def execute(cls, take_name: str, model: io.Model.Type, vae: Any = None) -> io.NodeOutput:

@@ -30,10 +30,11 @@ def checked_inputs(node: type[io.ComfyNode], given: Mapping[str, Any]) -> dict[s
     return values
 
 
-def wrong_choice(node: type[io.ComfyNode], **typed: str | None) -> str | None:
-    """What is wrong with the choices that are typed on a node, ``None`` for nothing.
+def wrong_value(node: type[io.ComfyNode], **typed: Any) -> str | None:
+    """What is wrong with the values that are typed on a node, ``None`` for nothing.
 
-    ComfyUI 0.3.75 does not look at the choices of nodes like these. ``None`` comes from another node.
+    ComfyUI 0.3.75 looks neither at the choices of nodes like these nor at the limits of numbers that the node checks
+    itself. A value of ``None`` comes from another node.
     """
     try:
         checked_inputs(node, {name: value for name, value in typed.items() if value is not None})

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from ...motioncache_core.flops import TransformerSize
+from ...motioncache_core.models.magi1.architecture import VARIANTS
 from ...motioncache_core.models.magi1.guidance import Guidance, OnePass, ThreePass
-from ...motioncache_core.models.magi1.plan import TEMPORAL
+from ...motioncache_core.models.magi1.plan import TEMPORAL, SamplingSettings
 from ...motioncache_core.models.magi1.prefix import Aspect, fit_frames
 from .latents import SPATIAL, InputError, check_latents, connected_start
 from .magi1_model import Magi1Info
@@ -22,6 +23,8 @@ CONTINUED = [LAST, FIRST]
 _WANTED_VAE = "connect the one from Load MAGI-1 VAE"
 DEFAULT_STEPS = {False: 64, True: 16}
 """Base and distilled models of sizes that are not published."""
+OWN_STEPS = sorted({*DEFAULT_STEPS.values(), *(variant.steps for variant in VARIANTS)})
+"""What steps 0 may come to."""
 
 
 def guidance_for(info: Magi1Info, choice: str, nearly_clean: bool) -> tuple[Guidance, str | None]:
@@ -36,11 +39,18 @@ def guidance_for(info: Magi1Info, choice: str, nearly_clean: bool) -> tuple[Guid
             f"{ONE_PASS!r}"
         )
     distilled = info.distilled if choice == AUTO else choice == ONE_PASS
-    notice = None
-    if info.distilled not in (None, distilled):
-        kind, fit = ("distilled", ONE_PASS) if info.distilled else ("base", THREE_PASS)
-        notice = f"guidance is {choice!r}, but {info.name} is a {kind} model: expect a broken video. Choose {fit!r}."
-    return (OnePass(nearly_clean=nearly_clean) if distilled else ThreePass()), notice
+    guidance = OnePass(nearly_clean=nearly_clean) if distilled else ThreePass()
+    return guidance, unfit_guidance(info, guidance)
+
+
+def unfit_guidance(info: Magi1Info, guidance: Guidance) -> str | None:
+    """A sentence if a model was not made for these passes."""
+    distilled = isinstance(guidance, OnePass)
+    if info.distilled in (None, distilled):
+        return None
+    chosen = ONE_PASS if distilled else THREE_PASS
+    kind, fit = ("distilled", ONE_PASS) if info.distilled else ("base", THREE_PASS)
+    return f"guidance is {chosen!r}, but {info.name} is a {kind} model: expect a broken video. Choose {fit!r}."
 
 
 def steps_for(info: Magi1Info, guidance: Guidance, steps: int) -> int:
@@ -50,14 +60,24 @@ def steps_for(info: Magi1Info, guidance: Guidance, steps: int) -> int:
     return steps or (variant.steps if variant else DEFAULT_STEPS[distilled])
 
 
-def check_steps(steps: int, window: int, history_parts: int) -> None:
-    """Raise InputError for a step count that does not divide into the window's stages and the parts of the history."""
-    common = math.lcm(window, history_parts)
-    if steps % common:
-        nearest = max(1, round(steps / common)) * common
-        raise InputError(
-            f"steps is {steps}; with a window of {window} chunks it must be a multiple of {common} (nearest: {nearest})"
-        )
+def checked_steps(steps: int, window: int) -> int:
+    """The steps to plan with: for 0 some that a published model has.
+
+    Raises:
+        InputError: they do not divide into the window's stages and the parts of the history.
+    """
+    if window < 1:
+        raise InputError(f"window is {window}; it must be at least 1 (nearest: 1)")
+    common = math.lcm(window, len(SamplingSettings.history_chunks))
+    fitting = [count for count in ([steps] if steps else OWN_STEPS) if count > 0 and count % common == 0]
+    if fitting:
+        return fitting[0]
+    own = "" if steps else f" (the model's own, {', '.join(map(str, OWN_STEPS))})"
+    nearest = max(1, round((steps or OWN_STEPS[0]) / common)) * common
+    raise InputError(
+        f"steps is {steps}{own}; with a window of {window} chunks it must be a multiple of {common} (nearest: "
+        f"{nearest})"
+    )
 
 
 def given_frames(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...motioncache_core.models.magi1.adapter import Texts
-from ...motioncache_core.models.magi1.text import chunk_text
+from ...motioncache_core.models.magi1.text import DURATIONS, chunk_text
 from .latents import InputError
 from .roles import UnsupportedError, refuse_entry
 
@@ -192,9 +192,13 @@ def chunk_texts(
             made.append({})
             continue
         texts: dict[int, Tensor] = {}
+        known: dict[int, Tensor] = {}
         for chunk in range(chunks) if only is None else only:
-            tokens, count = chunk_text(text[row], options, chunks - 1 - chunk, valid, longest)
-            texts[chunk] = tokens[:count]
+            to_come = min(chunks - 1 - chunk, DURATIONS - 1)  # no prompt tells more
+            if to_come not in known:
+                tokens, count = chunk_text(text[row], options, to_come, valid, longest)
+                known[to_come] = tokens[:count]
+            texts[chunk] = known[to_come]
         made.append(_shared(texts))
     return made
 

@@ -6,7 +6,9 @@ Importing this module registers the folders with ComfyUI.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path, PurePath
+from typing import Any
 
 import folder_paths
 
@@ -136,6 +138,15 @@ def _resolve_file(kind: str, field: str, choice: str, choices: list[str]) -> Pat
     raise UnknownFileError(
         f"{field} {choice!r} was not found. {nearest} Searched: {', '.join(folder_paths.get_folder_paths(kind))}"
     )
+
+
+def fingerprint_of(name: str | None, resolve: Callable[[str], Path]) -> Any:
+    """That of a chosen file, so that it is loaded again when it has been replaced.
+
+    Args:
+        name: ``None``: comes from another node, as ComfyUI has it then; it compares that node's output instead.
+    """
+    return None if name is None else fingerprint(resolve(name))
 
 
 def fingerprint(path: Path) -> list[tuple[str, int, int]]:

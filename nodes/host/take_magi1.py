@@ -16,7 +16,7 @@ from ...motioncache_core.plan import Plan
 from ...motioncache_core.report import Report
 from .chunk_session import RunSettings, token_grid
 from .latents import InputError
-from .magi1_inputs import transformer_size
+from .magi1_inputs import transformer_size, unfit_guidance
 from .magi1_preview import callback_maker, preview_format
 from .magi1_prompts import Script
 from .magi1_session import PATCH, Magi1Guider, Magi1Session, active_magi1_cache, count_stored, ignored_changes
@@ -47,7 +47,8 @@ class Magi1Take(TakeSettings):
     def check(self, stretch: Stretch, before: tuple[Stretch, ...]) -> list[str]:
         self.check_family(stretch.model)
         info = stretch.model.model.info
-        if before and info.architecture != before[0].model.model.info.architecture:
+        sizes = [replace(one.model.model.info.architecture, fp8=False) for one in (stretch, *before[:1])]
+        if sizes[0] != sizes[-1]:
             raise InputError(
                 f"model is {info.name}, but this take was begun with {before[0].model.model.info.name}; the memory of "
                 "earlier chunks fits that one only"
@@ -62,6 +63,8 @@ class Magi1Take(TakeSettings):
                 f"{self.declared} ({nearest})"
             )
         said = [script.notice, ignored_changes(stretch.model.model_options)]
+        if before:  # Begin video has told of the first one
+            said.append(unfit_guidance(info, self.growth.settings.guidance))
         if stretch.negative is not None:
             said.append("negative is not used: MAGI-1 has learned its own empty prompt.")
         if not self.declared and _tells_duration(stretch):

@@ -226,6 +226,20 @@ def test_the_graph_is_refused_when_it_is_queued(mc):
     assert node.validate_inputs(**typed | {"ar_step": 9, "steps": None}) is True, "not known yet"
 
 
+def test_a_file_whose_name_comes_from_another_node_counts_as_unchanged(mc):
+    """ComfyUI asks with None then; an error would make everything behind the loader again at each Run."""
+    asked = 0
+    for node in mc.module("nodes").NODES:
+        files = FILES & inspect.signature(node.fingerprint_inputs).parameters.keys()
+        others = {"weight_dtype": "default"} if any(w.id == "weight_dtype" for w in node.define_schema().inputs) else {}
+        for name in files:
+            assert node.fingerprint_inputs(**{name: None}, **others) == node.fingerprint_inputs(
+                **{name: None}, **others
+            )
+            asked += 1
+    assert asked == len(FILES) + 1, "two loaders of models"
+
+
 FILES = {"model_name", "vae_name", "take_name", "prompt_name"}
 """Choices of files, which say themselves what is wrong with one."""
 

@@ -362,7 +362,9 @@ def test_the_loader_tells_a_contradiction_in_the_configuration(
         folder_paths.folder_names_and_paths["diffusion_models"][0].remove(str(tmp_path))
     warnings = " ".join(record.message for record in caplog.records if record.levelno == logging.WARNING)
     assert "num_layers is 34 in its configuration file and 3 in the weights" in warnings
-    assert "its configuration file says base" in warnings and "its name says distilled" in warnings
+    assert (
+        "its configuration file 4.5B_base_config.json says base" in warnings and "its name says distilled" in warnings
+    )
 
 
 @pytest.mark.parametrize("weight_dtype", ["fp8_e4m3fn", "bf16", "fp32"])
@@ -536,6 +538,7 @@ def test_a_batch_of_latents_makes_a_batch_of_videos(magi: Any):
         ({"frames": 46}, r"frames is 46; it must be a multiple of 4 \(nearest: 44 or 48\)"),
         ({"frames": 4, "start_latents": start(1)}, r"frames is 4; with a start image .* \(nearest: 8\)"),
         ({"steps": 10}, r"steps is 10; with a window of 4 chunks it must be a multiple of 4 \(nearest: 8\)"),
+        ({"window": 0}, r"window is 0; it must be at least 1 \(nearest: 1\)"),
         ({"steps": 16, "window": 3}, r"steps is 16; .* a multiple of 12 \(nearest: 12\)"),
         ({"start_image": torch.zeros(1, 48, 64, 3)}, "start_image needs a VAE, but vae is not connected"),
         ({"start_latents": start(6), "start_video": torch.zeros(8, 48, 64, 3)}, "are connected; connect one of them"),
@@ -557,7 +560,14 @@ def test_typed_values_are_judged_when_the_graph_is_queued(magi: Any):
     names = ("width", "height", "frames", "steps", "shift", "window", "attention", "clean_refresh")
     values = {name: magi.defaults[name] for name in names}
     assert node.validate_inputs(**values) is True
-    assert node.validate_inputs(**values | {"steps": 0, "window": 3}) is True
+    assert node.validate_inputs(**values | {"steps": 0, "window": 8}) is True
+    said = (
+        "steps is 0 (the model's own, 16, 32, 64); with a window of 3 chunks it must be a multiple of 12 (nearest: 12)"
+    )
+    assert node.validate_inputs(**values | {"steps": 0, "window": 3}) == said
+    assert node.validate_inputs(**values | {"window": 0}) == "window is 0; it must lie between 1 and 16 (nearest: 1)"
+    assert "shift is inf; it must be a number" in node.validate_inputs(**values | {"shift": float("inf")})
+    assert "width is 16000; it must lie between" in node.validate_inputs(**values | {"width": 16000})
     assert node.validate_inputs(**values | {"frames": None}) is True
     assert "nearest: 8" in node.validate_inputs(**values | {"steps": 9})
     assert "clean_refresh is off" in node.validate_inputs(**values | VANILLA | {"clean_refresh": False})

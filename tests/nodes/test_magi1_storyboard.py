@@ -194,3 +194,17 @@ def test_the_other_family_is_refused(board: Board):
         board.nodes.MotionCacheGenerateChunks.execute(
             board.begin(), board.magi.positive, 1, model=board.magi.mc.load(), **STRETCH
         )
+
+
+def test_a_part_whose_model_does_not_fit_the_guidance_is_told(board: Board, caplog: pytest.LogCaptureFixture):
+    first = board.more(board.begin(), 1)
+    board.more(first, 1, model=board.magi.cached())
+    assert "expect a broken video" not in caplog.text
+    board.more(first, 1, model=board.magi.cached(board.magi.load(DISTILLED)))
+    assert "is a distilled model: expect a broken video. Choose 'one pass (distilled)'." in caplog.text
+
+
+def test_a_part_may_be_made_by_the_quantised_model(board: Board):
+    quantised = board.magi.load("4.5B_distill_quant/inference_weight.fp8.distill/model.safetensors")
+    first = board.more(board.begin(board.magi.cached(board.magi.load(DISTILLED))), 1)
+    assert board.finish(board.more(first, 1, model=board.magi.cached(quantised)))[0].isfinite().all()

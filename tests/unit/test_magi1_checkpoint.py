@@ -221,11 +221,33 @@ def test_contradictions_are_notices_that_say_who_wins(tmp_path):
     assert layout.config == TINY
     assert layout.distilled is True
     assert layout.notices[0] == (
-        "4.5B_base: its configuration file says distilled, its name says base; it is taken as distilled. "
+        "4.5B_base: its configuration file config.json says distilled, its name says base; it is taken as distilled. "
         "Mend the one that errs."
     )
     assert "num_layers is 34 in its configuration file and 3 in the weights, which decide" in layout.notices[1]
     assert "fp8 is True in its configuration file and False in the weights" in layout.notices[2]
+
+
+def test_configurations_that_contradict_one_another_are_not_used(tmp_path):
+    folder = write_shards(tmp_path / "4.5B_distill", weights(TINY), 2)
+    for distill in (False, True):
+        kind = "distill" if distill else "base"
+        (folder / f"4.5B_{kind}_config.json").write_text(official(TINY, distill=distill, fp8_quant=False))
+    layout = read_layout(folder)
+    assert layout.distilled is True, "its name"
+    assert layout.notices == (
+        "4.5B_distill: 4.5B_base_config.json says base, 4.5B_distill_config.json says distilled; neither is used. Keep "
+        "the one of this model.",
+    )
+
+
+def test_the_configuration_beside_a_merged_file_counts_where_no_other_model_lies(tmp_path):
+    path = write(tmp_path / "magi1.safetensors", weights(TINY))
+    (tmp_path / "4.5B_distill_config.json").write_text(official(TINY, distill=True, fp8_quant=False))
+    layout = read_layout(path)
+    assert (layout.distilled, layout.notices, layout.name) == (True, (), "magi1")
+    write(tmp_path / "another.safetensors", {"x": weights(TINY)["y_embedder.null_caption_embedding"]})
+    assert read_layout(path).distilled is None, "it may be the other one's"
 
 
 def test_a_name_that_contradicts_float8_scales_is_a_notice(tmp_path):

@@ -107,8 +107,9 @@ def read_layout(path: Path | str) -> Layout:
     extra += [key for key in names if key not in expected]
     refuse_extra(partial(_fail, found), extra)
     _check_dtypes(found, names, expected)
-    official = _official_config(found)
-    claims = _claims(found, official, config)
+    configs = _official_configs(found)
+    claims = _claims(found, configs, config)
+    official = next(iter(configs.values()), {}) if len(_kinds_told(configs)) < 2 else {}
     companions = len(stored) - len(names)
     return Layout(
         path=Path(path),
@@ -118,7 +119,7 @@ def read_layout(path: Path | str) -> Layout:
         distilled=next(iter(claims.values()), None),
         tensors={key: names[key] for key in expected},
         official=official,
-        notices=_notices(found, config, official, claims, companions),
+        notices=_notices(found, config, configs, official, claims, companions),
     )
 
 
@@ -233,14 +234,17 @@ def _kind(found: WeightFiles, prefix: str) -> str:
     return with_place(layout, found)
 
 
-def _official_config(found: WeightFiles) -> Mapping[str, Any]:
-    """The official configuration beside the weights (or above their ``inference_weight`` folder), if there is one.
+def _official_configs(found: WeightFiles) -> dict[str, Mapping[str, Any]]:
+    """The official configurations beside the weights, or above their ``inference_weight`` folder, by file name.
 
-    A file that is not one is no error: folders hold other JSON files too.
+    A file that is not one is no error: folders hold other JSON files too. Of weights that lie among others nothing is
+    read, since it could be another model's.
     """
-    if not _own_folder(found):
-        return {}
     folder = found.files[0].parent
+    others = [file for file in folder.iterdir() if is_weight_file(file.name) and file not in found.files]
+    if not _own_folder(found) and others:
+        return {}
+    configs: dict[str, Mapping[str, Any]] = {}
     folders = [folder, *([folder.parent] if folder.name.startswith(WEIGHT_FOLDERS) else [])]
     for file in (file for place in folders for file in sorted(place.glob("*.json"))):
         if file.name.endswith(INDEX_SUFFIX) or file.stat().st_size > _MAX_CONFIG_BYTES:
@@ -251,17 +255,30 @@ def _official_config(found: WeightFiles) -> Mapping[str, Any]:
             continue
         parts = ("model_config", "runtime_config", "engine_config")
         if isinstance(content, dict) and all(isinstance(content.get(part), dict) for part in parts):
-            return content
-    return {}
+            configs.setdefault(file.name, content)
+    return configs
 
 
-def _claims(found: WeightFiles, official: Mapping[str, Any], config: ArchitectureConfig) -> dict[str, bool]:
-    """Who says whether it is distilled, the surest first."""
+def _kinds_told(configs: Mapping[str, Mapping[str, Any]]) -> dict[bool, list[str]]:
+    """Distilled or not -> the configuration files that say so."""
+    told: dict[bool, list[str]] = {}
+    for name, content in configs.items():
+        if "distill" in content["engine_config"]:
+            told.setdefault(bool(content["engine_config"]["distill"]), []).append(name)
+    return told
+
+
+def _claims(
+    found: WeightFiles, configs: Mapping[str, Mapping[str, Any]], config: ArchitectureConfig
+) -> dict[str, bool]:
+    """Who says whether it is distilled, the surest first. Configuration files that contradict one another do not."""
     claims = {}
     if config.fp8:
         claims["its float8 scales (only distilled models are published so)"] = True
-    if "distill" in official.get("engine_config", {}):
-        claims["its configuration file"] = bool(official["engine_config"]["distill"])
+    told = _kinds_told(configs)
+    if len(told) == 1:
+        ((kind, files),) = told.items()
+        claims[f"its configuration file {files[0]}"] = kind
     words = f"{found.root.name} {_name(found)}"
     if _DISTILLED.search(words):
         claims["its name"] = True
@@ -273,12 +290,17 @@ def _claims(found: WeightFiles, official: Mapping[str, Any], config: Architectur
 def _notices(
     found: WeightFiles,
     config: ArchitectureConfig,
+    configs: Mapping[str, Mapping[str, Any]],
     official: Mapping[str, Any],
     claims: Mapping[str, bool],
     companions: int,
 ) -> tuple[str, ...]:
     notices, name = [], _name(found)
     kinds = {True: "distilled", False: "base"}
+    told = _kinds_told(configs)
+    if len(told) > 1:
+        each = ", ".join(f"{files[0]} says {kinds[kind]}" for kind, files in told.items())
+        notices.append(f"{name}: {each}; neither is used. Keep the one of this model.")
     if not claims:
         notices.append(
             f"{name} does not tell whether it is a base or a distilled model (both have the same keys); put 'base' or "
