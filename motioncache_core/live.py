@@ -83,7 +83,7 @@ class Picture:
     """What one cell shows.
 
     Args:
-        bits: tokens that at least one branch recomputed; ``None``: all or none, as the cell says.
+        bits: tokens that at least one branch recomputed; ``None``: none where the cell is reused, else all.
         weights: made in this step, for the next one.
     """
 

@@ -211,6 +211,9 @@ def test_recomputed_tokens_are_marked_and_others_are_not(stage: Any) -> None:
     stage.call("(v.opacity = 1, v.token = { row: 0, column: 0 })")
     assert np.array_equal(stage.pixels("picture"), plain), "it does not guess"
     assert "not kept whether recomputed" in stage.state()["words"][2]
+    stage.call(f"v.run.pictures.get({lane}).set({step}, {{ step: {step}, bits: null, weights: null }})")
+    assert not np.array_equal(stage.pixels("picture"), plain), "some branch recomputed each token"
+    assert "column 0: recomputed" in stage.state()["words"][2]
     stage.call(f"(v.token = null, v.run.pictures.get({lane}).set({step}, window.gone))")
     changed = (marked != plain).any(axis=-1)
     side = changed.shape[0] / rows * 1.0
@@ -308,9 +311,12 @@ def test_a_reconnection_leaves_the_run_in_sight(stage: Stage) -> None:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_both_themes(stage: Any, theme: str) -> None:
+    choose = "async (theme) => await app.extensionManager.setting.set('Comfy.ColorPalette', theme)"
+    stage.page.evaluate(choose, "dark" if theme == "light" else "light")
+    stage.settle()
     drawn = "v.parts.timeline.toDataURL()"
     before = stage.call(drawn)
-    stage.page.evaluate("async (t) => await app.extensionManager.setting.set('Comfy.ColorPalette', t)", theme)
+    stage.page.evaluate(choose, theme)
     stage.until(lambda: stage.call(drawn) != before, 60)
     stage.look(scale=1.3)
     stage.settle()

@@ -85,12 +85,14 @@ async function look(node, entry) {
     return;
   }
   if (!entry.due) return;
-  const { moved } = entry;
-  Object.assign(entry, { due: false, moved: false });
+  entry.due = false;
   entry.asking?.abort();
   const asking = (entry.asking = new AbortController());
   const { drawn, problem } = await drawing(key, asking.signal);
-  if (entry.asking === asking) entry.view.showPlan(drawn, problem, moved);
+  if (entry.asking !== asking) return;
+  const { moved } = entry;
+  entry.moved = false;
+  entry.view.showPlan(drawn, problem, moved);
 }
 
 /** The server's drawing of a plan, or why there is none. */

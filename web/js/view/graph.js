@@ -33,8 +33,8 @@ const NO_ID = "00000000-0000-0000-0000-000000000000"; // older front ends: made 
 const LONGEST_ID = 100;
 
 /** Id of the graph on the page, empty where it has none; node ids alone are the same in many graphs. */
-export function workflowId() {
-  const id = rootGraph()?.id;
+export function workflowId(graph = rootGraph()) {
+  const id = graph?.id;
   return typeof id === "string" && id.length <= LONGEST_ID && id !== NO_ID ? id : "";
 }
 

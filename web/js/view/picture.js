@@ -24,11 +24,12 @@ export function tokenAt(head, canvas, x, y) {
 }
 
 /**
- * Whether a token was recomputed, null where it is not known (any more).
+ * Whether a token was recomputed by at least one branch, null where it is not known (any more).
  * @param outcome of the cell, for pictures that say all or none.
  */
 export function recomputed(head, picture, outcome, frame, row, column) {
-  if (!picture?.bits) return OUTCOMES[outcome] === "partial" ? null : OUTCOMES[outcome] === "full";
+  if (!picture && OUTCOMES[outcome] === "partial") return null;
+  if (!picture?.bits) return OUTCOMES[outcome] !== "reused";
   const at = (frame * head.rows + row) * head.columns + column;
   return Boolean((picture.bits[at >> 3] >> (at & 7)) & 1);
 }

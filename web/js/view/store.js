@@ -8,13 +8,14 @@ export const PHASES = ["none", "warm-up", "chunk", "token"];
 export const OUTCOMES = ["full", "partial", "reused"];
 const EVENT = "motioncache.live";
 const KEPT = 64;
+const MOST_QUEUED = 1000;
 const QUIET_MS = 5000;
 const keyOf = (workflow, node) => JSON.stringify([workflow, node]);
 
 /** Put an entry into a map that holds the last ones. */
-function keepNewest(map, key, value) {
+function keepNewest(map, key, value, most) {
   map.set(key, value);
-  while (map.size > KEPT) map.delete(map.keys().next().value);
+  while (map.size > most) map.delete(map.keys().next().value);
 }
 
 function bytesOf(text) {
@@ -87,10 +88,10 @@ class Store extends EventTarget {
     this.heard = 0; // when the last event came, or was asked for in its place
     api.addEventListener(EVENT, ({ detail }) => this.hear(detail));
     const { queuePrompt } = api;
-    api.queuePrompt = async (...given) => {
-      const workflow = workflowId();
-      const answer = await queuePrompt.apply(api, given);
-      if (answer?.prompt_id) keepNewest(this.queued, answer.prompt_id, workflow);
+    api.queuePrompt = async (number, data, ...more) => {
+      const workflow = workflowId(data?.workflow);
+      const answer = await queuePrompt.call(api, number, data, ...more);
+      if (answer?.prompt_id) keepNewest(this.queued, answer.prompt_id, workflow, MOST_QUEUED);
       return answer;
     };
     api.addEventListener("executed", ({ detail }) => {
@@ -195,7 +196,7 @@ class Store extends EventTarget {
       if (state.seq >= known.seq) known.take(state);
       for (const [lane, pictures] of Object.entries(state.pictures ?? {})) known.takePictures(Number(lane), pictures);
     } else {
-      keepNewest(this.runs, state.run, new Run(state));
+      keepNewest(this.runs, state.run, new Run(state), KEPT);
     }
     this.point(workflow, state.node, state.run);
     this.changed(state.node);
