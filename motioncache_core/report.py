@@ -160,7 +160,18 @@ class Report:
         return "\n".join(map(sentence, lines + self._all_notes()))
 
     def _all_notes(self) -> list[str]:
-        return self.notes + _approximation(self.plan) + _never_token_by_token(self.config, self.plan.steps)
+        return self.notes + _approximation(self.plan) + self._never_token_by_token()
+
+    def _never_token_by_token(self) -> list[str]:
+        """A note if chunks were clean before their tokens parted, as under counts that were meant for more steps."""
+        config, last = self.config, self.plan.steps - 1
+        over = any(call["step"] == last and call["branches"] for call in self.calls)
+        if config is None or self.inactive or config.granularity != "token" or "token" in self._distances or not over:
+            return []
+        return [
+            f"no chunk came to the token phase: warmup_steps is {config.warmup_steps} and chunk_phase_updates "
+            f"{config.chunk_phase_updates}, of {self.plan.steps} steps; lower them or take a preset"
+        ]
 
     def _chunk_name(self, window: int, place: int) -> str:
         number = self.plan.windows[window].chunks[place].number
@@ -194,19 +205,6 @@ def sentence(text: str) -> str:
     """With a capital letter and a full stop."""
     text = text.strip()
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
-
-
-def _never_token_by_token(config: CacheConfig | None, steps: int) -> list[str]:
-    """A note if a chunk is clean before its tokens part, as under counts that were meant for more steps."""
-    if config is None or config.granularity != "token":
-        return []
-    before = getattr(config, "warmup_start", 0) + config.warmup_steps + config.chunk_phase_updates
-    if before < steps:
-        return []
-    return [
-        f"no chunk came to the token phase: warmup_steps {config.warmup_steps} and chunk_phase_updates "
-        f"{config.chunk_phase_updates} are {before} of {steps} steps; lower them or take a preset"
-    ]
 
 
 def _why_all(config: CacheConfig, phase: Phase, smallest: float) -> str:

@@ -137,6 +137,28 @@ def test_a_run_without_reuse_says_why(given: dict, decided: tuple | None, reason
     assert report.text().startswith("100 % of the work was computed, 0 % was reused")
 
 
+@pytest.mark.parametrize(
+    ("config", "phases", "inactive", "told"),
+    [
+        (CacheConfig(), ("warm-up", "chunk"), None, True),
+        (CacheConfig(), ("warm-up", "token"), None, False),
+        (CacheConfig(granularity="chunk"), ("warm-up", "chunk"), None, False),
+        (CacheConfig(), ("warm-up", "chunk"), "set attention to 'chunk-wise'", False),
+        (CacheConfig(), ("warm-up",), None, False),
+    ],
+    ids=["reuse by chunks to the end", "tokens parted", "asked for", "not active", "stopped early"],
+)
+def test_a_run_that_never_went_token_by_token_says_so(config, phases: tuple[str, ...], inactive, told: bool):
+    plan = two_chunks()
+    report = Report(plan, config, SIZE, inactive)
+    for call in plan.calls:
+        step = call.parts[0].step
+        if step < len(phases):
+            phase = phases[step]
+            report.add(event(call, {ROLES[0]: 0}, None if phase == "warm-up" else 0.01, phase))
+    assert ("No chunk came to the token phase: warmup_steps is 4" in report.text()) is told
+
+
 def test_the_approximation_is_said_where_there_is_one():
     sentence = "finished chunks keep the keys and values of their last noisy step (clean refresh is off)"
     said = {
