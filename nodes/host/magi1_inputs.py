@@ -43,14 +43,18 @@ def guidance_for(info: Magi1Info, choice: str, nearly_clean: bool) -> tuple[Guid
     return guidance, unfit_guidance(info, guidance)
 
 
-def unfit_guidance(info: Magi1Info, guidance: Guidance) -> str | None:
-    """A sentence if a model was not made for these passes."""
+def unfit_guidance(info: Magi1Info, guidance: Guidance, where: str = "") -> str | None:
+    """A sentence if a model was not made for these passes.
+
+    Args:
+        where: they are chosen, if not on the node that tells.
+    """
     distilled = isinstance(guidance, OnePass)
     if info.distilled in (None, distilled):
         return None
     chosen = ONE_PASS if distilled else THREE_PASS
     kind, fit = ("distilled", ONE_PASS) if info.distilled else ("base", THREE_PASS)
-    return f"guidance is {chosen!r}, but {info.name} is a {kind} model: expect a broken video. Choose {fit!r}."
+    return f"guidance is {chosen!r}, but {info.name} is a {kind} model: expect a broken video. Choose {fit!r}{where}."
 
 
 def steps_for(info: Magi1Info, guidance: Guidance, steps: int) -> int:

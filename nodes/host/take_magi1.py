@@ -44,7 +44,7 @@ class Magi1Take(TakeSettings):
     state_classes = STATE_CLASSES
     file_classes = (Magi1Growth, SamplingSettings, Magi1CacheConfig, ThreePass, OnePass)
 
-    def check(self, stretch: Stretch, before: tuple[Stretch, ...]) -> list[str]:
+    def check(self, stretch: Stretch, before: tuple[Stretch, ...], earlier: Any) -> list[str]:
         self.check_family(stretch.model)
         info = stretch.model.model.info
         sizes = [replace(one.model.model.info.architecture, fp8=False) for one in (stretch, *before[:1])]
@@ -63,8 +63,8 @@ class Magi1Take(TakeSettings):
                 f"{self.declared} ({nearest})"
             )
         said = [script.notice, ignored_changes(stretch.model.model_options)]
-        if before:  # Begin video has told of the first one
-            said.append(unfit_guidance(info, self.growth.settings.guidance))
+        if stretch.model.model is not earlier.model:
+            said.append(unfit_guidance(info, self.growth.settings.guidance, " in Begin video"))
         if stretch.negative is not None:
             said.append("negative is not used: MAGI-1 has learned its own empty prompt.")
         if not self.declared and _tells_duration(stretch):

@@ -75,7 +75,8 @@ def add_stretch(take: Take, stretch: Stretch, settings_of: Any) -> tuple[Take, l
     """
     if take.complete:
         raise InputError("take is finished, no chunk can follow; connect the take from before Finish video")
-    notices = take.settings.check(stretch, take.stretches)
+    earlier = take.stretches[-1].model if take.stretches else take.model
+    notices = take.settings.check(stretch, take.stretches, earlier)
     plan = take.settings.growth.plan(take.chunks + stretch.chunks)
     if take.parked is not None and take.parked.next_call > entry_calls(plan)[take.chunks]:
         raise InputError(

@@ -41,7 +41,7 @@ class SkyReelsV2Take(TakeSettings):
     state_classes = STATE_CLASSES
     file_classes = (SkyReelsV2Growth, SamplingSettings, CacheConfig)
 
-    def check(self, stretch: Stretch, before: tuple[Stretch, ...]) -> list[str]:
+    def check(self, stretch: Stretch, before: tuple[Stretch, ...], earlier: Any) -> list[str]:
         self.check_family(stretch.model)
         if stretch.negative is None and stretch.guidance != 1.0:
             raise InputError(

@@ -124,8 +124,12 @@ class TakeSettings(ABC):
             )
 
     @abstractmethod
-    def check(self, stretch: Stretch, before: tuple[Stretch, ...]) -> list[str]:
-        """Notices about a stretch. Raises ValueError for what cannot be made."""
+    def check(self, stretch: Stretch, before: tuple[Stretch, ...], earlier: Any) -> list[str]:
+        """Notices about a stretch. Raises ValueError for what cannot be made.
+
+        Args:
+            before: the stretches before it; ``earlier``: MODEL of the last of them, or that the take was begun with.
+        """
 
     def closing(self, stretches: tuple[Stretch, ...]) -> str | None:
         """A notice about the end of a take."""
