@@ -118,14 +118,21 @@ class MotionCacheBeginVideo(io.ComfyNode):
         keep: str | None = None,
     ) -> bool | str:
         """Plan with what is typed on the node when the graph is queued, before anything loads."""
-        values = (width, height, steps, shift, chunk_size, ar_step, window, history_noise)
-        names = ("width", "height", "steps", "shift", "chunk_size", "ar_step", "window", "history_noise")
-        numbers = dict(zip(names, values, strict=True))
+        numbers = {
+            "width": width,
+            "height": height,
+            "steps": steps,
+            "shift": shift,
+            "chunk_size": chunk_size,
+            "ar_step": ar_step,
+            "window": window,
+            "history_noise": history_noise,
+        }
         choices = {"solver": solver, "kv_precision": kv_precision, "kv_place": kv_place, "keep": keep}
         problem = wrong_value(cls, **choices, **numbers)
         if problem is not None:
             return problem
-        if any(value is None for value in values):  # comes from another node
+        if None in numbers.values():  # comes from another node
             return True
         try:
             check_size(width, height)

@@ -216,7 +216,7 @@ class MotionCacheMagi1Sampler(io.ComfyNode):
             return True
         try:
             check_size(width, height, 2 * SPATIAL)
-            _plan(frames, checked_steps(steps, window), shift, window, attention, clean_refresh)
+            _plan(frames, steps, shift, window, attention, clean_refresh)
         except ValueError as error:
             return str(error)
         return True

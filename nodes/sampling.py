@@ -188,16 +188,23 @@ class MotionCacheAutoregressiveSampler(io.ComfyNode):
     ) -> bool | str:
         """Plan with what is typed on the node when the graph is queued, before anything loads."""
         choices = {"attention": attention, "solver": solver, "history": history}
-        values = (frames, steps, shift, chunk_size, ar_step, window, overlap, history_noise, attention, history)
-        names = ("frames", "steps", "shift", "chunk_size", "ar_step", "window", "overlap", "history_noise")
-        numbers = dict(zip(names, values, strict=False))
+        numbers = {
+            "frames": frames,
+            "steps": steps,
+            "shift": shift,
+            "chunk_size": chunk_size,
+            "ar_step": ar_step,
+            "window": window,
+            "overlap": overlap,
+            "history_noise": history_noise,
+        }
         problem = wrong_value(cls, **choices, **numbers, kv_precision=kv_precision, kv_place=kv_place)
         if problem is not None:
             return problem
-        if any(value is None for value in values):  # comes from another node
+        if None in (*numbers.values(), attention, history):  # comes from another node
             return True
         try:
-            build_plan(SamplingSettings(*values[:-1], sliding=history == SLIDING))
+            build_plan(SamplingSettings(*numbers.values(), attention, sliding=history == SLIDING))
         except ValueError as error:
             return str(error)
         return True
