@@ -113,6 +113,27 @@ def test_runs_of_a_script_are_shown_in_every_graph(stage: Stage) -> None:
     stage.until(lambda: shown(stage) == final["run"], 300)
 
 
+def test_an_older_run_of_a_script_does_not_hide_the_graphs_own(stage: Stage) -> None:
+    """The page comes to know the older one later, behind another graph."""
+    graph = short_graph()
+    stage.graph(graph)
+    prompt = stage.page.evaluate("async () => (await app.graphToPrompt()).output")
+    run = stage.comfy.run(prompt, timeout=600)
+    (scripts,) = next(ui["motioncache"] for ui in run.outputs.values() if "motioncache" in ui)
+    stage.set(SAMPLER, "seed", next(SEEDS))
+    stage.queue()
+    own = stage.finished()["run"]["id"]
+    stage.load()
+    stage.graph(graph)
+    stage.until(lambda: shown(stage) == own, 60)
+    stage.graph(short_graph())
+    stage.until(lambda: shown(stage) == scripts["run"], 60)
+    stage.graph(graph)
+    stage.until(lambda: shown(stage) == own, 60)
+    stage.page.wait_for_timeout(1000)
+    assert shown(stage) == own
+
+
 def test_an_older_entry_of_the_history_is_shown(stage: Stage) -> None:
     graph = short_graph()
     runs, prompts = [], []

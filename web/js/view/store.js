@@ -121,7 +121,10 @@ class Store extends EventTarget {
         .then(({ state }) => {
           if (state === null) this.lose(workflow, node);
           const pinned = this.pinned.has(key) && state?.status !== "running";
-          if (state && !pinned) this.adopt(state, state.workflow ?? "");
+          if (state && !pinned) {
+            this.adopt(state, state.workflow ?? "");
+            this.prefer(workflow, node, state.workflow ?? "");
+          }
         })
         .catch((error) => console.warn("motioncache: the server did not tell its state", error))
         .finally(() => {
@@ -183,6 +186,15 @@ class Store extends EventTarget {
   point(workflow, node, run) {
     const key = keyOf(workflow, node);
     if (this.shown.get(key)?.run !== run) this.shown.set(key, { run, at: performance.now() });
+  }
+
+  /** The server has said whose run of a node is the newest, the graph's or a script's: the page may know the other later. */
+  prefer(workflow, node, owner) {
+    const own = this.shown.get(keyOf(owner, node));
+    for (const other of ["", workflow]) {
+      const rival = this.shown.get(keyOf(other, node));
+      if (own && rival && rival !== own && rival.at >= own.at) own.at = rival.at + 1;
+    }
   }
 
   /**
