@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from typing import Any, Literal
@@ -127,6 +128,7 @@ class LiveState:
         node, kind: id and class of the node that shows it.
         workflow: id of the graph that the node is in, empty where it is not known.
         prompt: id of the queued prompt that makes it, empty where none is known.
+        began: seconds of the machine's clock, to tell which of two runs is the newer one.
         calls: calls after which the node that shows it is done, ``None``: all of the plan.
     """
 
@@ -140,6 +142,7 @@ class LiveState:
     calls: InitVar[int | None] = None
     workflow: str = ""
     prompt: str = ""
+    began: float = field(default_factory=time.time)
     status: Status = "running"
     message: str = ""
     seq: int = 0
@@ -268,6 +271,7 @@ class LiveState:
             "node": self.node,
             "workflow": self.workflow,
             "prompt": self.prompt,
+            "began": self.began,
             "kind": self.kind,
             "base": base,
             "seq": self.seq,

@@ -121,10 +121,7 @@ class Store extends EventTarget {
         .then(({ state }) => {
           if (state === null) this.lose(workflow, node);
           const pinned = this.pinned.has(key) && state?.status !== "running";
-          if (state && !pinned) {
-            this.adopt(state, state.workflow ?? "");
-            this.prefer(workflow, node, state.workflow ?? "");
-          }
+          if (state && !pinned) this.adopt(state, state.workflow ?? "");
         })
         .catch((error) => console.warn("motioncache: the server did not tell its state", error))
         .finally(() => {
@@ -170,8 +167,8 @@ class Store extends EventTarget {
     const run = this.shown.get(key)?.run;
     if (run !== state?.run && this.runs.get(run)?.status === "running") return;
     this.pinned.set(key, state?.run);
-    this.shown.delete(key); // so that it counts as the newest
-    this.adopt(state, workflow);
+    this.shown.delete(key);
+    this.adopt(state, workflow, this.newest());
   }
 
   /**
@@ -179,29 +176,27 @@ class Store extends EventTarget {
    * that asked for it now. Neither need be on the page any more.
    */
   result(state, prompt) {
-    const asking = this.queued.get(prompt) ?? workflowId();
-    this.adopt(state, state?.prompt === prompt ? state.workflow : asking);
+    if (state?.prompt === prompt) return this.adopt(state, state.workflow);
+    this.adopt(state, this.queued.get(prompt) ?? workflowId(), this.newest());
   }
 
-  point(workflow, node, run) {
+  /** @param {number} at when it began by the server's clock: the page may hear of an older run later. */
+  point(workflow, node, run, at) {
     const key = keyOf(workflow, node);
-    if (this.shown.get(key)?.run !== run) this.shown.set(key, { run, at: performance.now() });
+    if (this.shown.get(key)?.run !== run) this.shown.set(key, { run, at });
   }
 
-  /** The server has said whose run of a node is the newest, the graph's or a script's: the page may know the other later. */
-  prefer(workflow, node, owner) {
-    const own = this.shown.get(keyOf(owner, node));
-    for (const other of ["", workflow]) {
-      const rival = this.shown.get(keyOf(other, node));
-      if (own && rival && rival !== own && rival.at >= own.at) own.at = rival.at + 1;
-    }
+  /** A time after all that are known. */
+  newest() {
+    return Math.max(0, ...[...this.shown.values()].map((one) => one.at)) + 0.001;
   }
 
   /**
    * Take a whole state. One that is not newer than what is known of the same run adds only its pictures.
    * @param {string} workflow of the graph that shows it; a result that ComfyUI kept may have been made from another one.
+   * @param {number} at see point.
    */
-  adopt(state, workflow) {
+  adopt(state, workflow, at = state?.began ?? 0) {
     if (state?.format !== "motioncache_live" || state.version !== 1) return;
     const known = this.runs.get(state.run);
     if (known) {
@@ -210,7 +205,7 @@ class Store extends EventTarget {
     } else {
       keepNewest(this.runs, state.run, new Run(state), KEPT);
     }
-    this.point(workflow, state.node, state.run);
+    this.point(workflow, state.node, state.run, at);
     this.changed(state.node);
   }
 
@@ -223,7 +218,7 @@ class Store extends EventTarget {
     // an unknown run, or one of which something was missed; another graph's is asked for when that graph is shown
     if (!run || change.base > run.seq) return here ? this.miss(change.node) : null;
     run.take(change);
-    this.point(workflow, change.node, change.run);
+    this.point(workflow, change.node, change.run, change.began);
     this.changed(change.node);
   }
 
