@@ -11,7 +11,7 @@ from ..motioncache_core.models.magi1.growth import Magi1Growth
 from ..motioncache_core.models.magi1.plan import SamplingSettings as Magi1Settings
 from ..motioncache_core.models.skyreels_v2.growth import SkyReelsV2Growth
 from ..motioncache_core.models.skyreels_v2.plan import SamplingSettings, latent_length, pixel_length
-from .host.checked_inputs import checked_inputs, wrong_value
+from .host.checked_inputs import checked_inputs, judged
 from .host.latents import SPATIAL, InputError, check_latents, connected_start, encode_images
 from .host.magi1_inputs import checked_steps, given_frames, given_latents, guidance_for, steps_for
 from .host.model_support import refuse_foreign_model
@@ -118,7 +118,7 @@ class MotionCacheBeginVideo(io.ComfyNode):
         keep: str | None = None,
     ) -> bool | str:
         """Plan with what is typed on the node when the graph is queued, before anything loads."""
-        numbers = {
+        needed = {
             "width": width,
             "height": height,
             "steps": steps,
@@ -128,18 +128,13 @@ class MotionCacheBeginVideo(io.ComfyNode):
             "window": window,
             "history_noise": history_noise,
         }
-        choices = {"solver": solver, "kv_precision": kv_precision, "kv_place": kv_place, "keep": keep}
-        problem = wrong_value(cls, **choices, **numbers)
-        if problem is not None:
-            return problem
-        if None in numbers.values():  # comes from another node
-            return True
-        try:
+        others = {"solver": solver, "kv_precision": kv_precision, "kv_place": kv_place, "keep": keep}
+
+        def plan() -> None:
             check_size(width, height)
             _growth(steps, shift, chunk_size, ar_step, window, history_noise, False).plan(1)
-        except ValueError as error:
-            return str(error)
-        return True
+
+        return judged(cls, needed, others, plan)
 
     @classmethod
     def execute(
@@ -289,20 +284,14 @@ class MotionCacheBeginMagi1Video(io.ComfyNode):
         aspect: str | None = None,
     ) -> bool | str:
         """Plan with what is typed on the node when the graph is queued, before anything loads."""
-        choices = {"guidance": guidance, "keep": keep, "continue_from": continue_from, "aspect": aspect}
-        numbers = {"width": width, "height": height, "steps": steps, "shift": shift, "window": window}
-        problem = wrong_value(cls, **choices, **numbers, kv_precision=kv_precision, kv_place=kv_place)
-        if problem is not None:
-            return problem
-        values = (width, height, steps, shift, window)
-        if any(value is None for value in values):  # comes from another node
-            return True
-        try:
+        needed = {"width": width, "height": height, "steps": steps, "shift": shift, "window": window}
+        others = {"guidance": guidance, "keep": keep, "continue_from": continue_from, "aspect": aspect}
+
+        def plan() -> None:
             check_size(width, height, 2 * SPATIAL)
             _magi1_growth(steps, shift, window).plan(1)
-        except ValueError as error:
-            return str(error)
-        return True
+
+        return judged(cls, needed, {**others, "kv_precision": kv_precision, "kv_place": kv_place}, plan)
 
     @classmethod
     def execute(

@@ -13,7 +13,7 @@ from ..motioncache_core.models.magi1.prefix import ASPECTS
 from ..motioncache_core.plan import Plan
 from ..motioncache_core.report import Report
 from ..motioncache_core.trace import Trace
-from .host.checked_inputs import wrong_value
+from .host.checked_inputs import judged
 from .host.chunk_session import RunSettings, token_grid
 from .host.latents import SPATIAL
 from .host.live_run import HIDDEN, Node, live_run
@@ -206,20 +206,15 @@ class MotionCacheMagi1Sampler(io.ComfyNode):
         aspect: str | None = None,
     ) -> bool | str:
         """Plan with what is typed on the node when the graph is queued, before anything loads."""
-        choices = {"guidance": guidance, "attention": attention, "continue_from": continue_from, "aspect": aspect}
-        numbers = {"width": width, "height": height, "frames": frames, "steps": steps, "shift": shift, "window": window}
-        problem = wrong_value(cls, **choices, **numbers, kv_precision=kv_precision, kv_place=kv_place)
-        if problem is not None:
-            return problem
-        values = (width, height, frames, steps, shift, window, attention, clean_refresh)
-        if any(value is None for value in values):  # comes from another node
-            return True
-        try:
+        needed = {"width": width, "height": height, "frames": frames, "steps": steps, "shift": shift, "window": window}
+        needed |= {"attention": attention, "clean_refresh": clean_refresh}
+        others = {"guidance": guidance, "continue_from": continue_from, "aspect": aspect}
+
+        def plan() -> None:
             check_size(width, height, 2 * SPATIAL)
             _plan(frames, steps, shift, window, attention, clean_refresh)
-        except ValueError as error:
-            return str(error)
-        return True
+
+        return judged(cls, needed, {**others, "kv_precision": kv_precision, "kv_place": kv_place}, plan)
 
     @classmethod
     def execute(

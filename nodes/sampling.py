@@ -16,7 +16,7 @@ from ..motioncache_core.loop import RunState
 from ..motioncache_core.models.skyreels_v2.plan import SamplingSettings, build_plan
 from ..motioncache_core.plan import Plan
 from ..motioncache_core.solvers import SOLVERS
-from .host.checked_inputs import wrong_value
+from .host.checked_inputs import judged, wrong_value
 from .host.latents import SPATIAL, InputError, check_latents, encode_images
 from .host.live_run import HIDDEN, Node
 from .host.memory import count_kv_in
@@ -187,8 +187,7 @@ class MotionCacheAutoregressiveSampler(io.ComfyNode):
         history: str | None = LATENTS,
     ) -> bool | str:
         """Plan with what is typed on the node when the graph is queued, before anything loads."""
-        choices = {"attention": attention, "solver": solver, "history": history}
-        numbers = {
+        needed = {
             "frames": frames,
             "steps": steps,
             "shift": shift,
@@ -197,17 +196,16 @@ class MotionCacheAutoregressiveSampler(io.ComfyNode):
             "window": window,
             "overlap": overlap,
             "history_noise": history_noise,
+            "attention": attention,
+            "history": history,
         }
-        problem = wrong_value(cls, **choices, **numbers, kv_precision=kv_precision, kv_place=kv_place)
-        if problem is not None:
-            return problem
-        if None in (*numbers.values(), attention, history):  # comes from another node
-            return True
-        try:
-            build_plan(SamplingSettings(*numbers.values(), attention, sliding=history == SLIDING))
-        except ValueError as error:
-            return str(error)
-        return True
+        others = {"solver": solver, "kv_precision": kv_precision, "kv_place": kv_place}
+
+        def plan() -> None:
+            numbers = (frames, steps, shift, chunk_size, ar_step, window, overlap, history_noise)
+            build_plan(SamplingSettings(*numbers, attention, sliding=history == SLIDING))
+
+        return judged(cls, needed, others, plan)
 
     @classmethod
     def execute(

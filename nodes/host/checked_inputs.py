@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from comfy_api.latest import io
@@ -41,6 +41,28 @@ def wrong_value(node: type[io.ComfyNode], **typed: Any) -> str | None:
     except InputError as error:
         return str(error)
     return None
+
+
+def judged(
+    node: type[io.ComfyNode], needed: Mapping[str, Any], others: Mapping[str, Any], plan: Callable[[], object]
+) -> bool | str:
+    """What a node's ``validate_inputs`` returns when the graph is queued: whether its typed values can be planned.
+
+    Args:
+        needed: typed values that the plan needs; with a ``None`` among them it waits for the run.
+        others: typed values that are judged by themselves.
+        plan: plans with them; raises ValueError for what cannot be made.
+    """
+    problem = wrong_value(node, **needed, **others)
+    if problem is not None:
+        return problem
+    if any(value is None for value in needed.values()):
+        return True
+    try:
+        plan()
+    except ValueError as error:
+        return str(error)
+    return True
 
 
 def _default(widget: Any) -> Any:
