@@ -108,8 +108,9 @@ def read_layout(path: Path | str) -> Layout:
     refuse_extra(partial(_fail, found), extra)
     _check_dtypes(found, names, expected)
     configs = _official_configs(found)
-    claims = _claims(found, configs, config)
-    official = next(iter(configs.values()), {}) if len(_kinds_told(configs)) < 2 else {}
+    told = _kinds_told(configs)
+    claims = _claims(found, told, config)
+    official = next(iter(configs.values()), {}) if len(told) < 2 else {}
     companions = len(stored) - len(names)
     return Layout(
         path=Path(path),
@@ -119,7 +120,7 @@ def read_layout(path: Path | str) -> Layout:
         distilled=next(iter(claims.values()), None),
         tensors={key: names[key] for key in expected},
         official=official,
-        notices=_notices(found, config, configs, official, claims, companions),
+        notices=_notices(found, config, told, official, claims, companions),
     )
 
 
@@ -268,14 +269,15 @@ def _kinds_told(configs: Mapping[str, Mapping[str, Any]]) -> dict[bool, list[str
     return told
 
 
-def _claims(
-    found: WeightFiles, configs: Mapping[str, Mapping[str, Any]], config: ArchitectureConfig
-) -> dict[str, bool]:
-    """Who says whether it is distilled, the surest first. Configuration files that contradict one another do not."""
+def _claims(found: WeightFiles, told: Mapping[bool, list[str]], config: ArchitectureConfig) -> dict[str, bool]:
+    """Who says whether it is distilled, the surest first. Configuration files that contradict one another do not.
+
+    Args:
+        told: see :func:`_kinds_told`.
+    """
     claims = {}
     if config.fp8:
         claims["its float8 scales (only distilled models are published so)"] = True
-    told = _kinds_told(configs)
     if len(told) == 1:
         ((kind, files),) = told.items()
         claims[f"its configuration file {files[0]}"] = kind
@@ -290,14 +292,13 @@ def _claims(
 def _notices(
     found: WeightFiles,
     config: ArchitectureConfig,
-    configs: Mapping[str, Mapping[str, Any]],
+    told: Mapping[bool, list[str]],
     official: Mapping[str, Any],
     claims: Mapping[str, bool],
     companions: int,
 ) -> tuple[str, ...]:
     notices, name = [], _name(found)
     kinds = {True: "distilled", False: "base"}
-    told = _kinds_told(configs)
     if len(told) > 1:
         each = ", ".join(f"{files[0]} says {kinds[kind]}" for kind, files in told.items())
         notices.append(f"{name}: {each}; neither is used. Keep the one of this model.")
@@ -307,8 +308,8 @@ def _notices(
             "'distill' into its name or choose in the sampler."
         )
     elif len(set(claims.values())) > 1:
-        told = ", ".join(f"{who} says {kinds[what]}" for who, what in claims.items())
-        notices.append(f"{name}: {told}; it is taken as {kinds[next(iter(claims.values()))]}. Mend the one that errs.")
+        each = ", ".join(f"{who} says {kinds[what]}" for who, what in claims.items())
+        notices.append(f"{name}: {each}; it is taken as {kinds[next(iter(claims.values()))]}. Mend the one that errs.")
     if official:
         notices += _contradictions(name, config, official)
     return (*notices, *companions_notice(name, companions))
